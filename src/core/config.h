@@ -1,0 +1,41 @@
+// A config is declared once, as a list of fields over a struct's members. The list gives JSON in both directions,
+// command-line flags, help and printing; an unknown key is an error that names the nearest known one.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+namespace ssm {
+
+struct Field;
+using Fields = std::vector<Field>;
+
+struct Field {
+  using Nested = std::function<Fields()>;  // an object of further fields
+  using Target =
+      std::variant<bool*, int64_t*, double*, std::string*, std::vector<int64_t>*, std::vector<std::string>*, Nested>;
+  std::string name;  // the JSON key; the flag is --name with dashes for underscores
+  Target target;
+  std::string help;
+  bool required = false;
+  // JSON may also give a string here (dt_rank: "auto"), which stands for this number.
+  std::string word;
+  int64_t word_value = 0;
+};
+
+// Sets the fields from a JSON object. `where` opens error messages ("config.json"). `ignored` keys may hold anything.
+// Fields the object does not name keep their value. Throws Error on bad JSON, wrong types, unknown keys.
+void read_json(const Fields& fields, std::string_view json, std::string_view where,
+               const std::vector<std::string>& ignored = {});
+// The object with every field, in order; indent 0 gives one line.
+std::string write_json(const Fields& fields, int indent = 2);
+
+// The known name with the fewest edits, or "" when none is near.
+std::string nearest(std::string_view name, const std::vector<std::string>& known);
+std::vector<std::string> names_of(const Fields& fields);
+
+}  // namespace ssm

@@ -1,0 +1,110 @@
+#include "core/params.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace ssm {
+
+Init Init::constant(double value) {
+  return Init([value](const Rng&, int64_t) { return value; });
+}
+
+Init Init::normal(double deviation) {
+  return Init([deviation](const Rng& rng, int64_t i) { return deviation * rng.normal(static_cast<uint64_t>(i)); });
+}
+
+Init Init::uniform(double bound) {
+  return Init([bound](const Rng& rng, int64_t i) { return bound * (2 * rng.uniform(static_cast<uint64_t>(i)) - 1); });
+}
+
+Init Init::fan_in(int64_t fan, double scale) { return uniform(scale / std::sqrt(static_cast<double>(fan))); }
+
+Init Init::custom(Fill fill) { return Init(std::move(fill)); }
+
+void ParamStore::expect_all_used(std::string_view where, const std::vector<std::string>& allowed) const {
+  if (!options_.source) return;
+  for (const auto& [name, tensor] : *options_.source) {
+    if (find(name) || std::find(allowed.begin(), allowed.end(), name) != allowed.end()) continue;
+    throw Error(where, ": tensor ", name, " ", tensor.shape(),
+                " belongs to no part of the model that config.json describes; is this its config.json?");
+  }
+}
+
+Param* ParamStore::find(std::string_view name) const {
+  for (const auto& param : params_)
+    if (param->name == name) return param.get();
+  return nullptr;
+}
+
+int64_t ParamStore::count() const {
+  int64_t total = 0;
+  for (const auto& param : params_) total += param->var.value.count();
+  return total;
+}
+
+int64_t ParamStore::bytes() const {
+  int64_t total = 0;
+  for (const auto& param : params_) total += param->var.value.bytes();
+  return total;
+}
+
+void ParamStore::forget_gradients() {
+  for (const auto& param : params_)
+    if (param->var.grad) param->var.grad->written = false;
+}
+
+void ParamStore::mark_on(Tape& tape) const {
+  for (const auto& param : params_) tape.mark_parameter(param->var.value);
+}
+
+std::string Params::full(std::string_view name) const {
+  return prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name);
+}
+
+Params Params::sub(std::string_view name) const { return Params(*store_, full(name)); }
+
+bool Params::in_source(std::string_view name) const {
+  return store_->options_.source && store_->options_.source->contains(full(name));
+}
+
+Var Params::get(std::string_view name, const Shape& shape, const Init& init, Flags flags) const {
+  const ParamStore::Options& options = store_->options_;
+  auto param = std::make_unique<Param>();
+  param->name = full(name);
+  param->flags = flags;
+  require(!store_->find(param->name), "parameter ", param->name, " is declared twice");
+  for (const int64_t size : shape)
+    require(size > 0, "parameter ", param->name, " would have shape ", shape, "; check the sizes in the config");
+  const DType dtype = flags.keep_f32 && options.dtype != DType::f64 ? DType::f32 : options.dtype;
+  if (options.source) {
+    const auto found = options.source->find(param->name);
+    require(found != options.source->end(), "the checkpoint has no tensor ", param->name, "; config says it is ",
+            shape);
+    const Tensor& value = found->second;
+    require(value.shape() == shape, param->name, " is ", value.shape(), ", config says ", shape);
+    require(is_float(value.dtype()), param->name, " holds ", name_of(value.dtype()), ", expected floating point");
+    const bool keep = value.dtype() == dtype && value.contiguous() && !options.trainable;
+    param->var.value = keep ? value : Tensor::empty(shape, dtype);
+    if (!keep) param->var.value.copy_from(value);
+  } else {
+    const Rng rng(options.seed, param->name);
+    Tensor value = Tensor::empty(shape, options.dtype == DType::f64 ? DType::f64 : DType::f32);
+    for (int64_t i = 0; i < value.count(); ++i) {
+      const double drawn = init(rng, i);
+      if (value.dtype() == DType::f64)
+        value.data<double>()[i] = drawn;
+      else
+        value.data<float>()[i] = static_cast<float>(drawn);
+    }
+    param->var.value = value.to(dtype);
+  }
+  if (options.trainable) {
+    param->var.grad = std::make_shared<Grad>();
+    param->var.grad->shape = shape;
+    param->var.grad->dtype = dtype;
+  }
+  store_->params_.push_back(std::move(param));
+  return store_->params_.back()->var;
+}
+
+}  // namespace ssm

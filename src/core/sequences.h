@@ -1,0 +1,26 @@
+// Packed rows: activations are (t, channels) with the tokens of all sequences one after the other. Seqs says where
+// each sequence lies and which state row is its own. Dense batches, packed documents, chunks and single tokens are
+// all this one case.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace ssm {
+
+struct Seqs {
+  std::vector<int64_t> offsets = {0};  // (count + 1): sequence s is rows [offsets[s], offsets[s+1]); may be empty
+  std::vector<int64_t> slots;          // (count): its state is row slots[s] of every state tensor; all different
+  int64_t longest = 0;                 // rows of the longest sequence
+
+  int64_t count() const { return static_cast<int64_t>(slots.size()); }
+  int64_t tokens() const { return offsets.back(); }
+  int64_t length(int64_t s) const { return offsets[static_cast<size_t>(s) + 1] - offsets[static_cast<size_t>(s)]; }
+
+  static Seqs dense(int64_t count, int64_t length);  // slots 0, 1, ...
+  static Seqs ragged(std::span<const int64_t> lengths, std::span<const int64_t> slots = {});
+};
+
+}  // namespace ssm

@@ -92,6 +92,18 @@ void FileWriter::write(const void* data, size_t bytes) {
   }
 }
 
+void FileWriter::write_at(int64_t offset, const void* data, size_t bytes) {
+  const char* from = static_cast<const char*>(data);
+  while (bytes > 0) {
+    const ssize_t wrote = pwrite(descriptor_, from, bytes, offset);
+    if (wrote < 0 && errno == EINTR) continue;
+    require(wrote > 0, "cannot write ", path_.string(), ": ", reason());
+    from += wrote;
+    offset += wrote;
+    bytes -= static_cast<size_t>(wrote);
+  }
+}
+
 void FileWriter::commit() {
   require(fsync(descriptor_) == 0 || errno == EINVAL, "cannot write ", path_.string(), ": ", reason());
   const int closed = close(descriptor_);

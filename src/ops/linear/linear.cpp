@@ -1,0 +1,38 @@
+// The front of linear: checks, allocation, choice of the kernel, record of the backward.
+#include "ops/linear/linear.h"
+
+namespace ssm {
+
+Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias) {
+  const Shape& shape = x.value.shape();
+  const Shape& out_in = weight.value.shape();
+  require(shape.rank() == 2 && out_in.rank() == 2 && shape[1] == out_in[1], "linear: x is ", shape, ", weight ", out_in,
+          "; expected (t, in) and (out, in)");
+  require(!bias || bias.value.shape() == Shape{out_in[0]}, "linear: bias is ", bias.value.shape(), ", expected (",
+          out_in[0], ")");
+  LinearForward args{.x = x.value, .weight = weight.value, .bias = bias.value};
+  args.y = Tensor::empty({shape[0], out_in[0]}, x.value.dtype());
+  ctx.device.is_ref() ? ref::linear_forward(args, *ctx.threads) : cpu::linear_forward(args, *ctx.threads);
+
+  const Var y = ctx.output(args.y);
+  if (ctx.tape) {
+    ctx.tape->record("linear", {{"x", x.value}, {"weight", weight.value}}, {y.grad},
+                     [device = ctx.device, threads = ctx.threads, dx = x.grad, dweight = weight.grad,
+                      dbias = bias.grad](const Backward& b) {
+                       const GradInPlace x_out = write_in_place(dx), weight_out = write_in_place(dweight);
+                       const GradOut bias_out(dbias);
+                       const LinearBackward back{.x = b.saved("x"),
+                                                 .weight = b.saved("weight"),
+                                                 .dy = b.grad(),
+                                                 .dx = x_out.out,
+                                                 .dweight = weight_out.out,
+                                                 .dbias = bias_out.out,
+                                                 .add_dx = x_out.accumulate,
+                                                 .add_dweight = weight_out.accumulate};
+                       device.is_ref() ? ref::linear_backward(back, *threads) : cpu::linear_backward(back, *threads);
+                     });
+  }
+  return y;
+}
+
+}  // namespace ssm

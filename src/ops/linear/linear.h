@@ -1,0 +1,39 @@
+// y = x W^T + b, the weight as PyTorch keeps it: (out, in), row-major.
+//
+//   x (t, in)  weight (out, in)  bias (out) or absent  ->  y (t, out)                  (1)
+//
+// x may be a row-strided view (columns of a wider matrix). On cpu x and y are f32 and the weight f32, bf16 or f16,
+// widened as it is read: this op and `embedding` alone know the storage dtypes. On ref all three share f32 or f64.
+//
+// One op, three schedules, chosen by t: up to kFewRows rows a product that reads each weight once (decoding is bound
+// by that traffic), else GEMM. Saved for backward: x. Work: 2 t in out forward, twice that backward.
+#pragma once
+
+#include "core/context.h"
+
+namespace ssm {
+
+Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias = {});
+
+struct LinearForward {
+  Tensor x, weight, bias;  // bias may be absent
+  Tensor y;
+};
+
+struct LinearBackward {
+  Tensor x, weight, dy;
+  // Outputs; each may be absent. `add_*`: add to what is there.
+  Tensor dx, dweight, dbias;
+  bool add_dx = false, add_dweight = false;
+};
+
+namespace ref {
+void linear_forward(const LinearForward&, Threads&);
+void linear_backward(const LinearBackward&, Threads&);
+}  // namespace ref
+namespace cpu {
+void linear_forward(const LinearForward&, Threads&);
+void linear_backward(const LinearBackward&, Threads&);
+}  // namespace cpu
+
+}  // namespace ssm

@@ -1,0 +1,34 @@
+#include "ops/rms_norm/rms_norm.h"
+
+#include <gtest/gtest.h>
+
+#include "tests/op_check.h"
+
+namespace ssm::test {
+namespace {
+
+OpCase norm_case(int64_t t, int64_t d, bool with_residual) {
+  return {.name = text("rms_norm t=", t, " d=", d, with_residual ? " with residual" : ""),
+          .inputs = {{"x", {t, d}}, {"residual", with_residual ? Shape{t, d} : Shape{}}, {"weight", {d}, 0.5, 1.5}},
+          .call =
+              [](Ctx& ctx, const std::vector<Var>& in) {
+                const auto [y, sum] = rms_norm(ctx, in[0], in[1], in[2], 1e-5);
+                return in[1] ? std::vector<Var>{y, sum} : std::vector<Var>{y};
+              },
+          .reduction = std::max(t, d)};
+}
+
+TEST(RmsNorm, EveryDeviceAgreesOnUglySizes) {
+  for (const auto& [t, d] :
+       {std::pair<int64_t, int64_t>{1, 2}, {1, 7}, {3, 8}, {2, 16}, {5, 33}, {63, 9}, {64, 5}, {65, 31}, {130, 3}})
+    for (const bool with_residual : {false, true}) check_op(norm_case(t, d, with_residual));
+}
+
+TEST(RmsNorm, WrongShapesAreErrors) {
+  Ctx ctx{Device::cpu(), &test_threads()};
+  const Var x{Tensor::zeros({2, 4}, DType::f32), {}}, weight{Tensor::zeros({3}, DType::f32), {}};
+  EXPECT_THROW(rms_norm(ctx, x, {}, weight, 1e-5), Error);
+}
+
+}  // namespace
+}  // namespace ssm::test

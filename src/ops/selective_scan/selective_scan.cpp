@@ -1,0 +1,109 @@
+// The front of selective_scan: checks, allocation, choice of the kernel, record of the backward.
+#include "ops/selective_scan/selective_scan.h"
+
+namespace ssm {
+namespace {
+
+void check(const Var& var, const Shape& expected, const char* name, bool optional = false) {
+  if (!var && optional) return;
+  require(var.value.shape() == expected, "selective_scan: ", name, " is ", var.value.shape(), ", expected ", expected);
+}
+
+void check_inputs(const ScanIn& in, const Seqs& seqs, const Var* h) {
+  require(in.x.value.rank() == 2 && in.B.value.rank() == 2, "selective_scan: x is ", in.x.value.shape(), " and B ",
+          in.B.value.shape(), ", expected (t, e) and (t, n)");
+  const int64_t t = in.x.value.size(0), e = in.x.value.size(1), n = in.B.value.size(1);
+  require(seqs.tokens() == t, "selective_scan: the sequences have ", seqs.tokens(), " tokens, x has ", t);
+  check(in.dt, {t, e}, "dt");
+  check(in.A_log, {e, n}, "A_log");
+  check(in.B, {t, n}, "B");
+  check(in.C, {t, n}, "C");
+  check(in.D, {e}, "D", true);
+  check(in.dt_bias, {e}, "dt_bias", true);
+  check(in.z, {t, e}, "z", true);
+  if (!h) return;
+  require(h->value.rank() == 3, "selective_scan: the state is ", h->value.shape(), ", expected (slots, n, e)");
+  check(*h, {h->value.size(0), n, e}, "the state");
+}
+
+}  // namespace
+
+int64_t scan_chunks(const Seqs& seqs) {
+  int64_t chunks = 0;
+  for (int64_t s = 0; s < seqs.count(); ++s) chunks += (seqs.length(s) + kScanChunk - 1) / kScanChunk;
+  return chunks;
+}
+
+Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
+  check_inputs(in, seqs, h);
+  const int64_t e = in.x.value.size(1), n = in.B.value.size(1);
+  const DType dtype = in.x.value.dtype();
+  ScanForward args{.x = in.x.value,
+                   .dt = in.dt.value,
+                   .A_log = in.A_log.value,
+                   .B = in.B.value,
+                   .C = in.C.value,
+                   .D = in.D.value,
+                   .dt_bias = in.dt_bias.value,
+                   .z = in.z.value,
+                   .seqs = &seqs};
+  if (h) args.h = ctx.tape ? h->value.clone() : h->value;
+  args.out = Tensor::empty(in.x.value.shape(), dtype);
+  if (ctx.tape) args.starts = Tensor::empty({scan_chunks(seqs), n, e}, dtype);
+  ctx.device.is_ref() ? ref::selective_scan_forward(args, *ctx.threads)
+                      : cpu::selective_scan_forward(args, *ctx.threads);
+
+  const Var out = ctx.output(args.out);
+  if (!ctx.tape) return out;
+  std::vector<GradPtr> outputs = {out.grad};
+  GradPtr dh_start;
+  if (h) {
+    dh_start = h->grad;
+    *h = ctx.output(args.h);
+    outputs.push_back(h->grad);
+  }
+  ctx.tape->record("selective_scan",
+                   {{"x", args.x},
+                    {"dt", args.dt},
+                    {"A_log", args.A_log},
+                    {"B", args.B},
+                    {"C", args.C},
+                    {"D", args.D},
+                    {"dt_bias", args.dt_bias},
+                    {"z", args.z},
+                    {"starts", args.starts}},
+                   outputs,
+                   [device = ctx.device, threads = ctx.threads, seqs, has_state = h != nullptr, dx = in.x.grad,
+                    ddt = in.dt.grad, dA_log = in.A_log.grad, dB = in.B.grad, dC = in.C.grad, dD = in.D.grad,
+                    ddt_bias = in.dt_bias.grad, dz = in.z.grad, dh_start](const Backward& b) {
+                     const GradOut x_out(dx), dt_out(ddt), A_log_out(dA_log), B_out(dB), C_out(dC), D_out(dD),
+                         bias_out(ddt_bias), z_out(dz), h_out(dh_start);
+                     ScanBackward back{.x = b.saved("x"),
+                                       .dt = b.saved("dt"),
+                                       .A_log = b.saved("A_log"),
+                                       .B = b.saved("B"),
+                                       .C = b.saved("C"),
+                                       .D = b.saved("D"),
+                                       .dt_bias = b.saved("dt_bias"),
+                                       .z = b.saved("z"),
+                                       .starts = b.saved("starts"),
+                                       .seqs = &seqs,
+                                       .dout = b.grad(0),
+                                       .dx = x_out.out,
+                                       .ddt = dt_out.out,
+                                       .dA_log = A_log_out.out,
+                                       .dB = B_out.out,
+                                       .dC = C_out.out,
+                                       .dD = D_out.out,
+                                       .ddt_bias = bias_out.out,
+                                       .dz = z_out.out};
+                     // Slots that no sequence used keep the gradient of their final, unchanged state.
+                     if (has_state) back.dh = b.grad(1).clone();
+                     device.is_ref() ? ref::selective_scan_backward(back, *threads)
+                                     : cpu::selective_scan_backward(back, *threads);
+                     if (h_out.out) h_out.out.copy_from(back.dh);
+                   });
+  return out;
+}
+
+}  // namespace ssm

@@ -1,0 +1,63 @@
+// The selective scan of Mamba, "S6" (Gu & Dao 2023, algorithm 2): a diagonal state space model whose step size and
+// input and output maps depend on the token. For channel c, state n, A = -exp(A_log):
+//
+//   delta_tc = softplus(dt_tc + dt_bias_c)                                              (9)
+//   h_tcn    = exp(delta_tc A_cn) h_(t-1)cn + delta_tc B_tn x_tc                        (10)
+//   y_tc     = sum_n C_tn h_tcn + D_c x_tc                                              (11)
+//   out_tc   = y_tc silu(z_tc)                                                          (12)
+//
+//   x, dt, z (t, e)   A_log (e, n)   B, C (t, n)   D, dt_bias (e)   ->  out (t, e);  z, D, dt_bias may be absent
+//
+// Rows may be strided views. Each sequence of `seqs` has its own state; `h`, a state tensor (slots, n, e), gives where
+// it starts and takes where it ends (core/state.h says how, with and without a tape); null starts at zero.
+//
+// Saved for backward: the inputs and the state at the start of every kScanChunk-th token of a sequence; all other
+// states are recomputed chunk by chunk. Nothing of size t e n is ever stored. Work a (t, c, n): one exp and 3
+// multiply-adds forward; one exp and about 10 backward. README.md derives it, from x' = Ax + Bu on; the numbers above
+// are its.
+#pragma once
+
+#include "core/context.h"
+#include "core/sequences.h"
+
+namespace ssm {
+
+struct ScanIn {
+  Var x, dt, A_log, B, C, D, dt_bias, z;
+};
+
+Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h);
+
+// Tokens between saved states. The states of one chunk of kScanChunk tokens, 32 channels and 16 states are 128 KiB, and
+// so are their decays: both stay in a core's second-level cache while backward walks over them.
+inline constexpr int64_t kScanChunk = 64;
+
+struct ScanForward {
+  Tensor x, dt, A_log, B, C, D, dt_bias, z;
+  const Seqs* seqs;
+  Tensor h;       // (slots, n, e) advanced in place, or absent
+  Tensor out;     // (t, e)
+  Tensor starts;  // (chunks, n, e): the state before each chunk, sequence after sequence; absent without a tape
+};
+
+struct ScanBackward {
+  Tensor x, dt, A_log, B, C, D, dt_bias, z, starts;
+  const Seqs* seqs;
+  Tensor dout;  // (t, e)
+  Tensor dh;    // (slots, n, e): in, the gradient of the final states; out, of the initial ones. Absent without state
+  // Outputs, shaped like what they are the gradients of; any may be absent.
+  Tensor dx, ddt, dA_log, dB, dC, dD, ddt_bias, dz;
+};
+
+int64_t scan_chunks(const Seqs& seqs);  // rows of `starts`
+
+namespace ref {
+void selective_scan_forward(const ScanForward&, Threads&);
+void selective_scan_backward(const ScanBackward&, Threads&);
+}  // namespace ref
+namespace cpu {
+void selective_scan_forward(const ScanForward&, Threads&);
+void selective_scan_backward(const ScanBackward&, Threads&);
+}  // namespace cpu
+
+}  // namespace ssm

@@ -1,0 +1,183 @@
+#include "ops/selective_scan/selective_scan.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "tests/op_check.h"
+
+namespace ssm::test {
+namespace {
+
+struct Sizes {
+  std::vector<int64_t> lengths;
+  int64_t e, n;
+  bool with_state = true, with_options = true;  // options: z, D, dt_bias
+};
+
+OpCase scan_case(const Sizes& sizes) {
+  const int64_t t = std::accumulate(sizes.lengths.begin(), sizes.lengths.end(), int64_t{0}), e = sizes.e, n = sizes.n;
+  const auto count = static_cast<int64_t>(sizes.lengths.size());
+  std::vector<int64_t> slots;
+  for (int64_t s = 0; s < count; ++s) slots.push_back(count - s);  // permuted, and slot 0 belongs to nobody
+  const Seqs seqs = Seqs::ragged(sizes.lengths, slots);
+  const Shape none, vector = sizes.with_options ? Shape{e} : none;
+  return {.name = text("scan of ", count, " sequences, t=", t, " e=", e, " n=", n),
+          .inputs = {{"x", {t, e}},
+                     {"dt", {t, e}, -3, 1},
+                     {"A_log", {e, n}, -1, 1.5},
+                     {"B", {t, n}},
+                     {"C", {t, n}},
+                     {"D", vector},
+                     {"dt_bias", vector},
+                     {"z", sizes.with_options ? Shape{t, e} : none, -2, 2},
+                     {"h", sizes.with_state ? Shape{count + 1, n, e} : none}},
+          .call =
+              [seqs](Ctx& ctx, const std::vector<Var>& in) {
+                Var h = in[8];
+                const Var y = selective_scan(ctx, {in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7]}, seqs,
+                                             h ? &h : nullptr);
+                return std::vector<Var>{y, h};
+              },
+          .reduction = std::max(t, e) * 4};
+}
+
+TEST(SelectiveScan, EveryDeviceAgreesOnUglySizes) {
+  check_op(scan_case({{1}, 1, 1}));
+  check_op(scan_case({{5}, 3, 2, false}));
+  check_op(scan_case({{2, 0, 7, 1}, 7, 5}));
+  check_op(scan_case({{9}, 17, 16, true, false}));
+  for (const int64_t t : {kScanChunk - 1, kScanChunk, kScanChunk + 1}) check_op(scan_case({{t}, 5, 3}));
+  check_op(scan_case({{kScanChunk * 2 + 3, 4}, 3, 4}));
+  check_cpu(scan_case({{70, 3}, 64, 16}));
+  check_cpu(scan_case({{33}, 131, 16}));
+  check_cpu(scan_case({{3}, 1100, 2}));  // more blocks of channels than backward tasks
+  check_cpu(scan_case({{6}, 9, 256}));
+}
+
+struct Problem {
+  Tensor x, dt, A_log, B, C, D, bias, z;
+  Problem(int64_t t, int64_t e, int64_t n, DType dtype)
+      : x(random_tensor("x", {t, e}, dtype)),
+        dt(random_tensor("dt", {t, e}, dtype, -3, 1)),
+        A_log(random_tensor("A_log", {e, n}, dtype, -1, 1.5)),
+        B(random_tensor("B", {t, n}, dtype)),
+        C(random_tensor("C", {t, n}, dtype)),
+        D(random_tensor("D", {e}, dtype)),
+        bias(random_tensor("bias", {e}, dtype)),
+        z(random_tensor("z", {t, e}, dtype)) {}
+  Tensor run(const Ctx& ctx, int64_t begin, int64_t end, const Seqs& seqs, Var* h) const {
+    const auto rows = [&](const Tensor& all) { return Var{all.rows(begin, end), {}}; };
+    return selective_scan(ctx, {rows(x), rows(dt), {A_log, {}}, rows(B), rows(C), {D, {}}, {bias, {}}, rows(z)}, seqs,
+                          h)
+        .value;
+  }
+};
+
+TEST(SelectiveScan, PiecesWithCarriedStateEqualTheWhole) {
+  const int64_t t = 150, e = 21, n = 16;
+  for (const Device device : {Device::ref(), Device::cpu()}) {
+    const Ctx ctx{device, &test_threads()};
+    const Problem problem(t, e, n, DType::f32);
+    Var whole_state{Tensor::zeros({1, n, e}, DType::f32), {}};
+    const Tensor whole = problem.run(ctx, 0, t, Seqs::dense(1, t), &whole_state);
+    for (const int64_t piece : {int64_t{1}, int64_t{7}, kScanChunk, int64_t{149}}) {
+      Var h{Tensor::zeros({1, n, e}, DType::f32), {}};
+      for (int64_t begin = 0; begin < t; begin += piece) {
+        const int64_t end = std::min(t, begin + piece);
+        expect_near(problem.run(ctx, begin, end, Seqs::dense(1, end - begin), &h), whole.rows(begin, end), 0,
+                    text("pieces of ", piece));
+      }
+      expect_near(h.value, whole_state.value, 0, "final state");
+    }
+  }
+}
+
+// The same numbers from (10) as a sequence, from the associative operator combined in a tree, and from the sum written
+// out: the three forms README.md derives.
+TEST(SelectiveScan, SequentialParallelAndWrittenOutFormsAreEqual) {
+  const int64_t t = 37;
+  const Tensor delta = random_tensor("delta", {t}, DType::f64, 0, 1), input = random_tensor("input", {t}, DType::f64);
+  struct Pair {
+    double a, b;  // h -> a h + b
+  };
+  const auto then = [](Pair first, Pair second) { return Pair{second.a * first.a, second.a * first.b + second.b}; };
+  std::vector<Pair> steps;
+  for (int64_t i = 0; i < t; ++i) steps.push_back({std::exp(-delta.data<double>()[i]), input.data<double>()[i]});
+  std::vector<Pair> scanned = steps;
+  for (size_t reach = 1; reach < scanned.size(); reach *= 2)  // Hillis-Steele: log2(t) rounds
+    for (size_t i = scanned.size(); i-- > reach;) scanned[i] = then(scanned[i - reach], scanned[i]);
+  double h = 0;
+  for (size_t i = 0; i < steps.size(); ++i) {
+    h = steps[i].a * h + steps[i].b;
+    double sum = 0, decay = 1;
+    for (size_t j = i + 1; j-- > 0; decay *= steps[j].a) sum += decay * steps[j].b;
+    EXPECT_NEAR(scanned[i].b, h, 1e-14);
+    EXPECT_NEAR(sum, h, 1e-14);
+  }
+}
+
+TEST(SelectiveScan, SameBitsForAnyNumberOfThreads) {
+  const Problem problem(90, 200, 16, DType::f32);
+  std::vector<Tensor> first;
+  for (const int count : {1, 2, 3}) {
+    Threads threads(count);
+    Tape tape;
+    const Ctx ctx{Device::cpu(), &threads, &tape};
+    std::vector<Var> in;
+    for (const Tensor* one :
+         {&problem.x, &problem.dt, &problem.A_log, &problem.B, &problem.C, &problem.D, &problem.bias, &problem.z})
+      in.push_back(tape.variable(*one));
+    const Var y =
+        selective_scan(ctx, {in[0], in[1], in[2], in[3], in[4], in[5], in[6], in[7]}, Seqs::dense(2, 45), nullptr);
+    tape.backward({{y, random_tensor("dy", y.value.shape(), DType::f32)}});
+    std::vector<Tensor> found = {y.value};
+    for (const Var& var : in) found.push_back(var.grad->value);
+    if (first.empty()) first = found;
+    for (size_t i = 0; i < found.size(); ++i)
+      EXPECT_EQ(0, std::memcmp(found[i].raw(), first[i].raw(), static_cast<size_t>(found[i].bytes())))
+          << "tensor " << i << ", " << count << " threads";
+  }
+}
+
+TEST(SelectiveScan, NotANumberStaysInItsChannelAndAfterItsToken) {
+  const Problem problem(40, 20, 16, DType::f32);
+  problem.dt.matrix<float>()[10][3] = std::numeric_limits<float>::quiet_NaN();
+  for (const Device device : {Device::ref(), Device::cpu()}) {
+    const auto y = problem.run({device, &test_threads()}, 0, 40, Seqs::dense(1, 40), nullptr);
+    for (int64_t t = 0; t < 40; ++t)
+      for (int64_t c = 0; c < 20; ++c)
+        EXPECT_EQ(std::isnan(y.matrix<float>()[t][c]), c == 3 && t >= 10) << t << ", " << c;
+  }
+}
+
+TEST(SelectiveScan, LargeStepsForgetAndSmallStepsKeep) {
+  // delta A from -1e-6 (a state that lives for a million tokens) to -1e5 (decay underflows): f32 against f64.
+  const int64_t t = 12, e = 9, n = 4;
+  const Problem wide(t, e, n, DType::f32);
+  for (int64_t i = 0; i < wide.dt.count(); ++i) wide.dt.data<float>()[i] = -14.0f + 3.0f * static_cast<float>(i % 11);
+  Problem exact = wide;
+  for (Tensor* one : {&exact.x, &exact.dt, &exact.A_log, &exact.B, &exact.C, &exact.D, &exact.bias, &exact.z})
+    *one = one->to(DType::f64);
+  Var h32{random_tensor("h", {1, n, e}, DType::f32), {}}, h64{h32.value.to(DType::f64), {}};
+  const Tensor y32 = wide.run({Device::cpu(), &test_threads()}, 0, t, Seqs::dense(1, t), &h32);
+  const Tensor y64 = exact.run({Device::ref(), &test_threads()}, 0, t, Seqs::dense(1, t), &h64);
+  expect_near(y32, y64, tolerance(DType::f32, n * t), "y");
+  expect_near(h32.value, h64.value, tolerance(DType::f32, n * t), "h");
+}
+
+TEST(SelectiveScan, WrongShapesAreErrors) {
+  const Ctx ctx{Device::cpu(), &test_threads()};
+  Problem problem(4, 3, 2, DType::f32);
+  EXPECT_THROW(problem.run(ctx, 0, 4, Seqs::dense(1, 3), nullptr), Error);
+  Var h{Tensor::zeros({1, 3, 2}, DType::f32), {}};
+  EXPECT_THROW(problem.run(ctx, 0, 4, Seqs::dense(1, 4), &h), Error);
+  problem.B = Tensor::zeros({4, 5}, DType::f32);
+  EXPECT_THROW(problem.run(ctx, 0, 4, Seqs::dense(1, 4), nullptr), Error);
+}
+
+}  // namespace
+}  // namespace ssm::test

@@ -32,9 +32,9 @@ std::vector<Tensor> draw_inputs(const OpCase& op_case, DType dtype) {
   std::vector<Tensor> values;
   for (const OpInput& input : op_case.inputs)
     // Drawn in f32 whatever the dtype, so that both devices start from the same numbers.
-    values.push_back(input.shape.rank() == 0 ? Tensor()
-                                             : random_tensor(input.name, input.shape, DType::f32, input.low, input.high)
-                                                   .to(dtype));
+    values.push_back(input.shape.rank() == 0
+                         ? Tensor()
+                         : random_tensor(input.name, input.shape, DType::f32, input.low, input.high).to(dtype));
   return values;
 }
 
@@ -121,7 +121,7 @@ void check_gradient(const OpCase& op_case) {
   SCOPED_TRACE(op_case.name + " (gradient in f64; seed " + std::to_string(kSeed) + ")");
   const std::vector<Tensor> values = draw_inputs(op_case, DType::f64);
   const Run analytic = run(op_case, Device::ref(), values, true);
-  constexpr double kStep = 1e-3;      // with the fourth-order formula: truncation 1e-12, rounding 1e-13
+  constexpr double kStep = 1e-3;         // with the fourth-order formula: truncation 1e-12, rounding 1e-13
   constexpr int64_t kMostElements = 24;  // of one input; spread over it when it has more
   for (size_t input = 0; input < values.size(); ++input) {
     if (!analytic.gradients[input]) continue;

@@ -22,10 +22,9 @@ std::string shown(const Json& value) {
   return text.size() > 60 ? text.substr(0, 57) + "..." : text;
 }
 
-void read_object(const Fields& fields, const Json& object, const std::string& where,
-                 const std::vector<std::string>& ignored);
+void read_object(const Fields& fields, const Json& object, const std::string& where, UnknownKeys unknown);
 
-void read_field(const Field& field, const Json& value, const std::string& where) {
+void read_field(const Field& field, const Json& value, const std::string& where, UnknownKeys unknown) {
   const std::string here = where + ": " + field.name;
   const auto expect = [&](bool holds, std::string_view type) {
     require(holds, here, " is ", shown(value), ", expected ", type);
@@ -67,25 +66,24 @@ void read_field(const Field& field, const Json& value, const std::string& where)
                  },
                  [&](const Field::Nested& nested) {
                    expect(value.is_object(), "an object");
-                   read_object(nested(), value, here, {});
+                   read_object(nested(), value, here, unknown);
                  }},
       field.target);
 }
 
-void read_object(const Fields& fields, const Json& object, const std::string& where,
-                 const std::vector<std::string>& ignored) {
+void read_object(const Fields& fields, const Json& object, const std::string& where, UnknownKeys unknown) {
   require(object.is_object(), where, ": expected a JSON object, found ", shown(object));
   // The order of the declaration, not of the file: a field may decide what a later nested one holds.
   for (const Field& field : fields) {
     const auto found = object.find(field.name);
     require(found != object.end() || !field.required, where, ": the key ", field.name, " is missing (", field.help,
             ")");
-    if (found != object.end()) read_field(field, *found, where);
+    if (found != object.end()) read_field(field, *found, where, unknown);
   }
+  if (unknown == UnknownKeys::are_skipped) return;
   const std::vector<std::string> known = names_of(fields);
   for (const auto& [key, value] : object.items()) {
     if (std::find(known.begin(), known.end(), key) != known.end()) continue;
-    if (std::find(ignored.begin(), ignored.end(), key) != ignored.end()) continue;
     const std::string near = nearest(key, known);
     throw Error(where, ": unknown key ", shown(key), near.empty() ? "" : "; did you mean \"" + near + "\"?");
   }
@@ -109,8 +107,7 @@ Json to_json(const Fields& fields) {
 
 }  // namespace
 
-void read_json(const Fields& fields, std::string_view json, std::string_view where,
-               const std::vector<std::string>& ignored) {
+void read_json(const Fields& fields, std::string_view json, std::string_view where, UnknownKeys unknown) {
   // A config nests two or three deep; a hostile one must not exhaust the stack.
   constexpr int kDeepest = 32;
   bool too_deep = false;
@@ -129,7 +126,7 @@ void read_json(const Fields& fields, std::string_view json, std::string_view whe
     throw Error(where, " is not JSON: ", what);
   }
   require(!too_deep, where, ": nested more than ", kDeepest, " levels deep");
-  read_object(fields, object, std::string(where), ignored);
+  read_object(fields, object, std::string(where), unknown);
 }
 
 std::string write_json(const Fields& fields, int indent) {

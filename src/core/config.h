@@ -27,10 +27,12 @@ struct Field {
   int64_t word_value = 0;
 };
 
-// Sets the fields from a JSON object. `where` opens error messages ("config.json"). `ignored` keys may hold anything.
-// Fields the object does not name keep their value. Throws Error on bad JSON, wrong types, unknown keys.
+enum class UnknownKeys { are_errors, are_skipped };
+
+// Sets the fields from a JSON object. `where` opens error messages ("config.json"). Fields the object does not name
+// keep their value. Throws Error on bad JSON, wrong types and, unless told otherwise, unknown keys.
 void read_json(const Fields& fields, std::string_view json, std::string_view where,
-               const std::vector<std::string>& ignored = {});
+               UnknownKeys unknown = UnknownKeys::are_errors);
 // The object with every field, in order; indent 0 gives one line.
 std::string write_json(const Fields& fields, int indent = 2);
 

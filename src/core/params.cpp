@@ -76,7 +76,9 @@ Var Params::get(std::string_view name, const Shape& shape, const Init& init, Fla
   for (const int64_t size : shape)
     require(size > 0, "parameter ", param->name, " would have shape ", shape, "; check the sizes in the config");
   const DType dtype = flags.keep_f32 && options.dtype != DType::f64 ? DType::f32 : options.dtype;
-  if (options.source) {
+  if (options.shapes_only) {
+    param->var.value = Tensor::borrow(nullptr, shape, dtype, nullptr);
+  } else if (options.source) {
     const auto found = options.source->find(param->name);
     require(found != options.source->end(), "the checkpoint has no tensor ", param->name, "; config says it is ",
             shape);

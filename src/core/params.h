@@ -55,6 +55,7 @@ class ParamStore {
     uint64_t seed = 0;
     const TensorMap* source = nullptr;  // values by name; null: initialise
     bool trainable = false;             // keep gradients; values are copies, never views of a mapped file
+    bool shapes_only = false;           // no values: for counting a model that need not fit into memory
   };
   explicit ParamStore(const Options& options) : options_(options) {}
   ParamStore(const ParamStore&) = delete;
@@ -63,6 +64,8 @@ class ParamStore {
   DType dtype() const { return options_.dtype; }
   // After the model is built: throws Error if the source holds a tensor nobody asked for, except those named here.
   void expect_all_used(std::string_view where, const std::vector<std::string>& allowed = {}) const;
+
+  void forget_source() { options_.source = nullptr; }  // when all is declared; the source may go away then
 
   // In the order of declaration, which is the order a token meets them. Stable addresses.
   const std::vector<std::unique_ptr<Param>>& all() const { return params_; }

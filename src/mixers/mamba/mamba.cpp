@@ -1,0 +1,109 @@
+// The Mamba mixer: parameters with their initial values, and the forward pass as in the paper's algorithm 2 and
+// figure 3.
+#include "mixers/mamba/mamba.h"
+
+#include <cmath>
+
+#include "ops/conv1d/conv1d.h"
+#include "ops/linear/linear.h"
+#include "ops/selective_scan/selective_scan.h"
+
+namespace ssm {
+namespace {
+
+// softplus(bias) is log-uniform in [dt_min, dt_max], with a floor: bias = dt + ln(1 - e^-dt) inverts softplus.
+Init dt_bias_init(const MambaConfig& config) {
+  const double low = std::log(config.dt_min), high = std::log(config.dt_max), floor = config.dt_init_floor;
+  return Init::custom([=](const Rng& rng, int64_t i) {
+    const double dt = std::max(floor, std::exp(low + (high - low) * rng.uniform(static_cast<uint64_t>(i))));
+    return dt + std::log(-std::expm1(-dt));
+  });
+}
+
+// S4D-Real: A_n = -n for n = 1 .. N in every channel.
+Init s4d_real_init(int64_t states) {
+  return Init::custom([states](const Rng&, int64_t i) { return std::log(static_cast<double>(i % states + 1)); });
+}
+
+}  // namespace
+
+Fields MambaConfig::fields() {
+  return {{"d_state", &d_state, "states a channel, N"},
+          {"d_conv", &d_conv, "taps of the causal convolution"},
+          {"expand", &expand, "inner width over model width"},
+          {.name = "dt_rank",
+           .target = &dt_rank,
+           .help = "rank of the projection to dt; auto: d_model / 16, rounded up",
+           .word = "auto",
+           .word_value = 0},
+          {"dt_min", &dt_min, "smallest initial step size"},
+          {"dt_max", &dt_max, "largest initial step size"},
+          {"dt_init", &dt_init, "initial dt_proj.weight: random or constant"},
+          {"dt_scale", &dt_scale, "factor on the initial dt_proj.weight"},
+          {"dt_init_floor", &dt_init_floor, "initial step sizes are at least this"},
+          {"conv_bias", &conv_bias, "bias in the convolution"},
+          {"bias", &bias, "bias in in_proj and out_proj"},
+          {"use_fast_path", &use_fast_path, "of the reference implementation; without effect"}};
+}
+
+std::unique_ptr<Mixer> MambaConfig::build(const Params& params, int64_t d_model, int64_t layers) const {
+  const auto within = [](const char* name, int64_t value, int64_t low, int64_t high) {
+    require(low <= value && value <= high, "ssm_cfg: ", name, " is ", value, ", expected ", low, " to ", high);
+  };
+  within("d_state", d_state, 1, 1 << 16);
+  within("d_conv", d_conv, 1, 1 << 16);
+  within("expand", expand, 1, 1 << 10);
+  within("dt_rank", dt_rank, 0, 1 << 20);
+  require(dt_init == "random" || dt_init == "constant", "ssm_cfg: dt_init is \"", dt_init,
+          "\", expected random or constant");
+  require(0 < dt_min && dt_min <= dt_max && std::isfinite(dt_max), "ssm_cfg: dt_min is ", dt_min, " and dt_max ",
+          dt_max, ", expected 0 < dt_min <= dt_max");
+  require(dt_init_floor > 0 && std::isfinite(dt_init_floor) && std::isfinite(dt_scale), "ssm_cfg: dt_init_floor is ",
+          dt_init_floor, " and dt_scale ", dt_scale, ", expected a positive floor");
+  return std::make_unique<Mamba>(params, *this, d_model, layers);
+}
+
+Mamba::Mamba(const Params& params, const MambaConfig& config, int64_t d_model, int64_t layers)
+    : e_(config.expand * d_model),
+      n_(config.d_state),
+      r_(config.dt_rank > 0 ? config.dt_rank : (d_model + 15) / 16),
+      w_(config.d_conv),
+      state_dtype_(params.dtype() == DType::f64 ? DType::f64 : DType::f32) {
+  const Init zero = Init::constant(0), one = Init::constant(1);
+  const double dt_bound = config.dt_scale / std::sqrt(static_cast<double>(r_));
+  const Init dt_init = config.dt_init == "random" ? Init::uniform(dt_bound) : Init::constant(dt_bound);
+  const Flags f32{.keep_f32 = true}, f32_no_decay{.no_decay = true, .keep_f32 = true};
+
+  in_proj_ = params.get("in_proj.weight", {2 * e_, d_model}, Init::fan_in(d_model));
+  if (config.bias) in_bias_ = params.get("in_proj.bias", {2 * e_}, zero, f32_no_decay);
+  conv_weight_ = params.get("conv1d.weight", {e_, 1, w_}, Init::fan_in(w_), f32);
+  if (config.conv_bias) conv_bias_ = params.get("conv1d.bias", {e_}, Init::fan_in(w_), f32_no_decay);
+  x_proj_ = params.get("x_proj.weight", {r_ + 2 * n_, e_}, Init::fan_in(e_));
+  dt_proj_ = params.get("dt_proj.weight", {e_, r_}, dt_init);
+  dt_bias_ = params.get("dt_proj.bias", {e_}, dt_bias_init(config), f32_no_decay);
+  A_log_ = params.get("A_log", {e_, n_}, s4d_real_init(n_), f32_no_decay);
+  D_ = params.get("D", {e_}, one, f32_no_decay);
+  // One residual branch a layer: their sum keeps its size at any depth (GPT-2's rule, as the reference applies it).
+  out_proj_ =
+      params.get("out_proj.weight", {d_model, e_}, Init::fan_in(e_, 1 / std::sqrt(static_cast<double>(layers))));
+  if (config.bias) out_bias_ = params.get("out_proj.bias", {d_model}, zero, f32_no_decay);
+}
+
+Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) const {
+  Var* const conv_state = state.empty() ? nullptr : &state[0];
+  Var* const h = state.empty() ? nullptr : &state[1];
+
+  const auto xz = split(ctx, linear(ctx, u, in_proj_, in_bias_), {e_, e_});                        // (t, e) each
+  const Var x = conv1d(ctx, xz[0], conv_weight_, conv_bias_, Activation::silu, seqs, conv_state);  // (t, e)
+  const auto dtBC = split(ctx, linear(ctx, x, x_proj_), {r_, n_, n_});  // (t, r), (t, n), (t, n)
+  const Var dt = linear(ctx, dtBC[0], dt_proj_);                        // (t, e)
+  const Var y = selective_scan(
+      ctx,  // (t, e)
+      {.x = x, .dt = dt, .A_log = A_log_, .B = dtBC[1], .C = dtBC[2], .D = D_, .dt_bias = dt_bias_, .z = xz[1]}, seqs,
+      h);
+  return linear(ctx, y, out_proj_, out_bias_);  // (t, d)
+}
+
+StateSpec Mamba::state() const { return {{"conv", {w_ - 1, e_}, state_dtype_}, {"ssm", {n_, e_}, state_dtype_}}; }
+
+}  // namespace ssm

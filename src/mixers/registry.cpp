@@ -1,0 +1,26 @@
+// Every mixer, one line each. A table and not self-registration: the linker drops objects of a static library that
+// nobody names.
+#include "core/error.h"
+#include "mixers/mamba/mamba.h"
+#include "mixers/mixer.h"
+
+namespace ssm {
+
+const std::vector<MixerKind>& mixer_kinds() {
+  static const std::vector<MixerKind> kinds = {
+      {"Mamba1", "selective state space model S6 (Gu & Dao 2023)",
+       [] { return std::unique_ptr<MixerConfig>(new MambaConfig); }},
+  };
+  return kinds;
+}
+
+const MixerKind& mixer_kind(std::string_view name) {
+  std::string known;
+  for (const MixerKind& kind : mixer_kinds()) {
+    if (kind.name == name) return kind;
+    known += (known.empty() ? "" : ", ") + kind.name;
+  }
+  throw Error("no mixer is called \"", name, "\"; this version has: ", known);
+}
+
+}  // namespace ssm

@@ -1,0 +1,43 @@
+// The language model: embedding, a stack of equal blocks (Add -> Norm -> Mixer), a final norm, the head. It knows
+// stacking and names; what a block does to the tokens is its mixer's business.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "core/params.h"
+#include "models/model_config.h"
+
+namespace ssm {
+
+class LanguageModel {
+ public:
+  // Declares all parameters in `store`: initialised, or taken from the store's source.
+  LanguageModel(ParamStore& store, const ModelConfig& config);
+
+  // ids, i64 (t) -> the last norm's output (t, d). `state`: all entries of state_spec(), or empty.
+  Var hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, State state = {}) const;
+  // Any rows of that -> logits (rows, padded vocab).
+  Var logits(const Ctx& ctx, const Var& hidden) const;
+  // Mean nats a token over targets, i64 (t), that are not negative; the logits are never stored whole.
+  Var loss(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs, State state = {}) const;
+  // Nats of each target (t), without a tape.
+  Tensor token_losses(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs,
+                      State state = {}) const;
+
+  const StateSpec& state_spec() const { return state_spec_; }
+  const ModelConfig& config() const { return config_; }
+
+ private:
+  struct Block {
+    Var norm;
+    std::unique_ptr<Mixer> mixer;
+    size_t first_state, states;  // its entries of the state
+  };
+  ModelConfig config_;
+  Var embedding_, final_norm_, head_;
+  std::vector<Block> blocks_;
+  StateSpec state_spec_;
+};
+
+}  // namespace ssm

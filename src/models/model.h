@@ -1,0 +1,47 @@
+// A model ready to run: parameters and what they came from. What the command line's MODEL becomes.
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/device.h"
+#include "models/language_model.h"
+
+namespace ssm {
+
+struct ModelOptions {
+  Device device;
+  DType dtype = DType::f32;  // of the weights; f64 on Device::ref alone
+  bool trainable = false;
+};
+
+// Not movable: parameters, mixers and Vars refer to each other.
+class Model {
+ public:
+  // A checkpoint as published: a directory or a weights file (formats/checkpoint.h says which).
+  static std::unique_ptr<Model> open(const Path& path, const ModelOptions& options);
+  // Random initial weights; a function of config and seed.
+  static std::unique_ptr<Model> create(const ModelConfig& config, uint64_t seed, const ModelOptions& options);
+
+  const LanguageModel& lm() const { return *lm_; }
+  const ModelConfig& config() const { return lm_->config(); }
+  ParamStore& params() { return *params_; }
+  const ParamStore& params() const { return *params_; }
+  const ModelOptions& options() const { return options_; }
+
+  // The directory of a MODEL: config.json and model.safetensors, filled in place (write_directory makes it whole).
+  // Parameters keep their dtype, or are converted to `dtype` where they need not stay f32.
+  void save(const Path& directory) const;
+  void save(const Path& directory, DType dtype) const;
+
+ private:
+  Model() = default;
+  ModelOptions options_;
+  std::unique_ptr<ParamStore> params_;
+  std::unique_ptr<LanguageModel> lm_;
+};
+
+// "bytes" for models of 256 tokens, the path of tokenizer.json where a checkpoint has one, else "".
+std::string tokenizer_of(const Path& model, const ModelConfig& config);
+
+}  // namespace ssm

@@ -1,0 +1,96 @@
+// Reading and writing config.json, and the presets.
+#include "models/model_config.h"
+
+#include "core/error.h"
+
+namespace ssm {
+
+ModelConfig::ModelConfig() : mixer(mixer_kind(layer).config()) {}
+
+Fields ModelConfig::fields() {
+  const auto mixer_fields = [this] {
+    Fields all = {{"layer", &layer, "the mixer of every block"}};
+    // The kind comes first: its other fields are the kind's own.
+    for (Field& field : mixer->fields()) all.push_back(std::move(field));
+    return all;
+  };
+  const auto no_fields = [] { return Fields{}; };
+  return {{.name = "d_model", .target = &d_model, .help = "model width", .required = true},
+          {"d_intermediate", &d_intermediate, "width of the MLP after each mixer; 0: none"},
+          {.name = "n_layer", .target = &n_layer, .help = "blocks", .required = true},
+          {.name = "vocab_size", .target = &vocab_size, .help = "tokens the tokenizer knows", .required = true},
+          {.name = "ssm_cfg", .target = Field::Nested(mixer_fields), .help = "the mixer"},
+          {"attn_layer_idx", &attn_layer_idx, "blocks that hold attention instead"},
+          {.name = "attn_cfg", .target = Field::Nested(no_fields), .help = "that attention"},
+          {"rms_norm", &rms_norm, "RMSNorm (true) or LayerNorm"},
+          {"residual_in_fp32", &residual_in_fp32, "the residual stream is f32 (it always is here)"},
+          {"fused_add_norm", &fused_add_norm, "of the reference implementation; without effect"},
+          {"pad_vocab_size_multiple", &pad_vocab_size_multiple, "the embedding's rows are rounded up to this"},
+          {"tie_embeddings", &tie_embeddings, "the head is the embedding"}};
+}
+
+int64_t ModelConfig::padded_vocab() const {
+  return (vocab_size + pad_vocab_size_multiple - 1) / pad_vocab_size_multiple * pad_vocab_size_multiple;
+}
+
+std::string ModelConfig::json() const {
+  ModelConfig copy = *this;  // a list of fields points into what may be written to
+  return write_json(copy.fields()) + "\n";
+}
+
+ModelConfig ModelConfig::from_json(std::string_view json, std::string_view where) {
+  ModelConfig config;
+  // ssm_cfg.layer decides which keys ssm_cfg may have, so it is read on its own first.
+  const auto only_layer = [&config] { return Fields{{"layer", &config.layer, ""}}; };
+  read_json({{.name = "ssm_cfg", .target = Field::Nested(only_layer)}}, json, where, UnknownKeys::are_skipped);
+  config.mixer = mixer_kind(config.layer).config();
+  read_json(config.fields(), json, where);
+
+  const auto within = [&](const char* name, int64_t value, int64_t low, int64_t high) {
+    require(low <= value && value <= high, where, ": ", name, " is ", value, ", expected ", low, " to ", high);
+  };
+  within("d_model", config.d_model, 1, 1 << 20);
+  within("n_layer", config.n_layer, 1, 1 << 16);
+  within("vocab_size", config.vocab_size, 1, 1 << 28);
+  within("pad_vocab_size_multiple", config.pad_vocab_size_multiple, 1, 1 << 20);
+  require(config.d_intermediate == 0, where, ": d_intermediate is ", config.d_intermediate,
+          "; this version has no MLP blocks, expected 0");
+  require(config.attn_layer_idx.empty(), where, ": attn_layer_idx asks for attention in block ",
+          config.attn_layer_idx.empty() ? 0 : config.attn_layer_idx[0], "; this version has no attention layer");
+  require(config.rms_norm, where, ": rms_norm is false; this version has RMSNorm only");
+  return config;
+}
+
+const std::vector<Preset>& presets() {
+  // The published sizes (Gu & Dao 2023, table 12, with twice the Transformer's layers), then small ones for CPUs.
+  static const std::vector<Preset> all = {
+      {"mamba-130m", "the published 130M", 768, 24, 50277},
+      {"mamba-370m", "the published 370M", 1024, 48, 50277},
+      {"mamba-790m", "the published 790M", 1536, 48, 50277},
+      {"mamba-1.4b", "the published 1.4B", 2048, 48, 50277},
+      {"mamba-2.8b", "the published 2.8B", 2560, 64, 50277},
+      {"bytes-1m", "bytes, 1.0M parameters: seconds to try", 128, 8, 256},
+      {"bytes-10m", "bytes, 9.6M parameters: an evening on a laptop", 384, 10, 256},
+  };
+  return all;
+}
+
+ModelConfig ModelConfig::preset(std::string_view name) {
+  std::vector<std::string> names;
+  for (const Preset& preset : presets()) {
+    names.push_back(preset.name);
+    if (preset.name != name) continue;
+    ModelConfig config;
+    config.d_model = preset.d_model;
+    config.n_layer = preset.n_layer;
+    config.vocab_size = preset.vocab_size;
+    return config;
+  }
+  std::string known;
+  for (const std::string& one : names) known += (known.empty() ? "" : ", ") + one;
+  const std::string near = nearest(name, names);
+  throw Error("no preset is called ", name, near.empty() ? "" : "; did you mean " + near + "?", " (known: ", known,
+              ")");
+}
+
+}  // namespace ssm

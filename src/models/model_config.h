@@ -1,0 +1,45 @@
+// What a language model is made of: config.json of the state-spaces kind, with the published defaults.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/config.h"
+#include "core/files.h"
+#include "mixers/mixer.h"
+
+namespace ssm {
+
+struct ModelConfig {
+  int64_t d_model = 2560;
+  int64_t d_intermediate = 0;
+  int64_t n_layer = 64;
+  int64_t vocab_size = 50277;
+  std::string layer = "Mamba1";        // ssm_cfg.layer
+  std::shared_ptr<MixerConfig> mixer;  // the rest of ssm_cfg
+  std::vector<int64_t> attn_layer_idx;
+  bool rms_norm = true, residual_in_fp32 = true, fused_add_norm = true;
+  int64_t pad_vocab_size_multiple = 8;
+  bool tie_embeddings = true;
+
+  ModelConfig();
+  // Rows of the embedding: vocab_size rounded up to pad_vocab_size_multiple. The rows past vocab_size are live.
+  int64_t padded_vocab() const;
+  std::string json() const;
+  // Throws Error naming `where` on JSON that is wrong, and on what this version does not have.
+  static ModelConfig from_json(std::string_view json, std::string_view where);
+  static ModelConfig preset(std::string_view name);
+
+ private:
+  Fields fields();
+};
+
+struct Preset {
+  std::string name, summary;
+  int64_t d_model, n_layer, vocab_size;
+};
+const std::vector<Preset>& presets();
+
+}  // namespace ssm

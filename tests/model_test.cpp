@@ -1,0 +1,171 @@
+// Whole models: gradients of a two-layer model in f64 against finite differences, published parameter counts, names,
+// and that nothing of the size tokens x vocabulary is stored in training.
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/memory.h"
+#include "models/model.h"
+#include "tests/op_check.h"
+
+namespace ssm::test {
+namespace {
+
+ModelConfig tiny_config(bool tied) {
+  ModelConfig config = ModelConfig::from_json(
+      R"({"d_model": 10, "n_layer": 2, "vocab_size": 11, "pad_vocab_size_multiple": 4,
+          "ssm_cfg": {"d_state": 3, "d_conv": 3, "expand": 3, "bias": true}})",
+      "tiny");
+  config.tie_embeddings = tied;
+  return config;
+}
+
+Tensor some_ids(int64_t t, int64_t vocab) {
+  const Tensor ids = Tensor::empty({t}, DType::i64);
+  const Rng rng(5, "ids");
+  for (int64_t i = 0; i < t; ++i)
+    ids.data<int64_t>()[i] = static_cast<int64_t>(rng.below(static_cast<uint64_t>(i), static_cast<uint64_t>(vocab)));
+  return ids;
+}
+
+TEST(Model, GradientsOfTwoLayersAreFiniteDifferences) {
+  for (const bool tied : {true, false}) {
+    const auto model =
+        Model::create(tiny_config(tied), 3, {.device = Device::ref(), .dtype = DType::f64, .trainable = true});
+    const Seqs seqs = Seqs::ragged(std::vector<int64_t>{5, 3});
+    const Tensor ids = some_ids(8, 11), targets = some_ids(8, 11);
+    targets.data<int64_t>()[2] = -100;  // not scored
+    const auto loss_of = [&](Tape* tape) {
+      const Var loss = model->lm().loss({Device::ref(), &test_threads(), tape}, ids, targets, seqs);
+      if (tape) tape->backward(loss);
+      return loss.value.item<double>();
+    };
+    Tape tape;
+    loss_of(&tape);
+    for (const auto& param : model->params().all()) {
+      ASSERT_TRUE(param->var.grad->written) << param->name;
+      const Tensor value = param->var.value, gradient = param->var.grad->value;
+      double largest = 0;
+      for (const double g : gradient.span<double>()) largest = std::max(largest, std::abs(g));
+      const int64_t checks = std::min<int64_t>(5, value.count());
+      for (int64_t k = 0; k < checks; ++k) {
+        const int64_t i = k * value.count() / checks;
+        double* element = value.data<double>() + i;
+        const double center = *element, step = 1e-3;
+        const auto loss_at = [&](double offset) {
+          *element = center + offset;
+          const double loss = loss_of(nullptr);
+          *element = center;
+          return loss;
+        };
+        const double numeric =
+            (8 * (loss_at(step) - loss_at(-step)) - (loss_at(2 * step) - loss_at(-2 * step))) / (12 * step);
+        EXPECT_LE(std::abs(gradient.data<double>()[i] - numeric), 1e-7 * std::max(std::abs(numeric), largest) + 1e-11)
+            << param->name << " at " << i << ": " << gradient.data<double>()[i] << ", differences say " << numeric;
+      }
+    }
+  }
+}
+
+TEST(Model, PublishedSizesHaveThePublishedParameterCounts) {
+  struct Row {
+    const char* name;
+    int64_t parameters;
+  };
+  for (const Row& row : {Row{"mamba-130m", 129135360},
+                         {"mamba-370m", 371516416},
+                         {"mamba-790m", 793204224},
+                         {"mamba-1.4b", 1372178432},
+                         {"mamba-2.8b", 2768345600}}) {
+    const ModelConfig config = ModelConfig::preset(row.name);
+    ParamStore store({.shapes_only = true});
+    const LanguageModel lm(store, config);
+    EXPECT_EQ(store.count(), row.parameters) << row.name;
+    EXPECT_EQ(config.padded_vocab(), 50280) << row.name;
+  }
+}
+
+TEST(Model, NothingOfTokensTimesVocabularyIsStoredInTraining) {
+  ModelConfig config = tiny_config(true);
+  config.vocab_size = 30000;  // its logits would be 30000 / 10 times the activations
+  const auto model = Model::create(config, 3, {.trainable = true});
+  const int64_t t = 2048;
+  const Tensor ids = some_ids(t, config.vocab_size);
+  reset_memory_peak();
+  const int64_t before = memory_stats().in_use;
+  Tape tape;
+  model->params().mark_on(tape);
+  const Var loss = model->lm().loss({Device::cpu(), &test_threads(), &tape}, ids, ids, Seqs::dense(8, t / 8));
+  tape.backward(loss);
+  const int64_t peak = memory_stats().peak - before;
+  EXPECT_LT(peak, t * config.vocab_size * 4 / 4) << "bytes at the peak";
+  for (const SavedBytes& row : tape.report()) EXPECT_LT(row.bytes, t * 30 * 4 * 8) << row.op;  // e = 30; a few of them
+}
+
+TEST(Model, InitialValuesFollowTheReference) {
+  const auto model = Model::create(ModelConfig::preset("bytes-1m"), 1, {});
+  const auto stats = [&](const std::string& name) {
+    const Param* param = model->params().find(name);
+    EXPECT_NE(param, nullptr) << name;
+    double sum = 0, squares = 0, low = 1e9, high = -1e9;
+    for (const float v : param->var.value.span<float>())
+      sum += v, squares += double{v} * v, low = std::min(low, double{v}), high = std::max(high, double{v});
+    const auto count = static_cast<double>(param->var.value.count());
+    return std::array<double, 4>{sum / count, std::sqrt(squares / count - sum / count * sum / count), low, high};
+  };
+  const auto uniform = [&](const std::string& name, double bound) {
+    const auto [mean, deviation, low, high] = stats(name);
+    EXPECT_NEAR(mean, 0, bound / 10) << name;
+    EXPECT_NEAR(deviation, bound / std::sqrt(3.0), bound / 20) << name;
+    EXPECT_GE(low, -bound) << name;
+    EXPECT_LE(high, bound) << name;
+  };
+  const std::string mixer = "backbone.layers.3.mixer.";
+  const auto embedding = stats("backbone.embedding.weight");
+  EXPECT_NEAR(embedding[1], 0.02, 0.001);
+  uniform(mixer + "in_proj.weight", 1 / std::sqrt(128.0));
+  uniform(mixer + "x_proj.weight", 1 / std::sqrt(256.0));
+  uniform(mixer + "conv1d.weight", 0.5);
+  uniform(mixer + "conv1d.bias", 0.5);
+  uniform(mixer + "dt_proj.weight", 1 / std::sqrt(8.0));
+  uniform(mixer + "out_proj.weight", 1 / std::sqrt(256.0) / std::sqrt(8.0));
+  const Param* bias = model->params().find(mixer + "dt_proj.bias");
+  double mean_log = 0;
+  for (const float v : bias->var.value.span<float>()) {
+    const double dt = std::log1p(std::exp(double{v}));
+    EXPECT_GE(dt, 0.001 * 0.999);
+    EXPECT_LE(dt, 0.1 * 1.001);
+    mean_log += std::log(dt) / static_cast<double>(bias->var.value.count());
+  }
+  EXPECT_NEAR(mean_log, (std::log(0.001) + std::log(0.1)) / 2, 0.25);
+  const Param* A_log = model->params().find(mixer + "A_log");
+  for (int64_t n = 0; n < 16; ++n)
+    EXPECT_FLOAT_EQ(A_log->var.value.matrix<float>()[5][n], std::log(static_cast<float>(n + 1)));
+  EXPECT_EQ(stats(mixer + "D"), (std::array<double, 4>{1, 0, 1, 1}));
+}
+
+TEST(Model, ConfigsSayWhatIsWrong) {
+  const auto message = [](const char* json) -> std::string {
+    try {
+      ModelConfig::from_json(json, "config.json");
+    } catch (const Error& problem) {
+      return problem.what();
+    }
+    return "no error";
+  };
+  const std::string rest = R"("n_layer": 2, "vocab_size": 8)";
+  EXPECT_NE(message(R"({"d_modle": 4, "d_model": 4, "n_layer": 2, "vocab_size": 8})").find("d_model"),
+            std::string::npos);
+  EXPECT_NE(message(R"({"n_layer": 2, "vocab_size": 8})").find("d_model is missing"), std::string::npos);
+  EXPECT_NE(message(R"({"d_model": "4", "n_layer": 2, "vocab_size": 8})").find("integer"), std::string::npos);
+  EXPECT_NE(message(R"({"d_model": 99999999999, "n_layer": 2, "vocab_size": 8})").find("d_model"), std::string::npos);
+  EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "ssm_cfg": {"layer": "Mamba9"}})").find("Mamba1"),
+            std::string::npos);
+  EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "attn_layer_idx": [1]})").find("attention"),
+            std::string::npos);
+  EXPECT_NE(message("[1, 2").find("JSON"), std::string::npos);
+  EXPECT_EQ(ModelConfig::from_json(tiny_config(false).json(), "round trip").json(), tiny_config(false).json());
+}
+
+}  // namespace
+}  // namespace ssm::test

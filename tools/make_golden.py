@@ -10,7 +10,7 @@ NAME/golden.safetensors holds, for two sequences i = 0, 1 of different lengths:
     loss.i           (1) f64                mean nats of the tokens after the first
     conv.i           (layers, e, w) f64     state after the last token: the convolution's last w inputs, newest last
     ssm.i            (layers, e, n) f64     state after the last token: h
-    greedy.i         (30) i64               the 30 tokens that follow by argmax over all rows
+    greedy.i         (30) i64               the 30 tokens that follow by argmax over vocab_size rows
     loss             (1) f64                mean over the predicted tokens of both sequences together
     gradient.PARAM   f32                    of that loss, computed in f64
 and of a short training from the stored weights (the recipe is `train` in reference_mamba.py, warmup 4):

@@ -142,11 +142,12 @@ class Mamba(nn.Module):
 
     @torch.no_grad()
     def greedy(self, ids, count):
-        """ids (t): the `count` tokens that follow, and how far the nearest decision was from a tie."""
+        """ids (t): the `count` tokens that follow, and how far the nearest decision was from a tie. Rows that only
+        pad the vocabulary are no tokens, though their logits are live."""
         logits, state = self(ids[None])
         tokens, margin = [], math.inf
         for _ in range(count):
-            best = logits[0, -1].topk(2)
+            best = logits[0, -1, : self.config.vocab_size].topk(2)
             tokens.append(best.indices[0])
             margin = min(margin, (best.values[0] - best.values[1]).item())
             logits, state = self(tokens[-1][None, None], state)

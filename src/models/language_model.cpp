@@ -59,7 +59,7 @@ Var LanguageModel::loss(const Ctx& ctx, const Tensor& ids, const Tensor& targets
 
 Tensor LanguageModel::token_losses(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs,
                                    State state) const {
-  return linear_token_losses(ctx, hidden(ctx, ids, seqs, state), head_, targets);
+  return linear_token_losses(ctx, hidden(ctx, ids, seqs, state).value, head_.value, targets);
 }
 
 }  // namespace ssm

@@ -21,7 +21,7 @@ void check(const ModelOptions& options) {
 
 std::unique_ptr<Model> Model::open(const Path& path, const ModelOptions& options) {
   check(options);
-  const Checkpoint checkpoint = open_checkpoint(path);
+  const Checkpoint checkpoint = open_checkpoint(resolve_model(path));
   const ModelConfig config = ModelConfig::from_json(checkpoint.config, checkpoint.config_path.string());
   std::unique_ptr<Model> model(new Model);
   model->options_ = options;
@@ -57,7 +57,19 @@ void Model::save(const Path& directory, DType dtype) const {
   write_checkpoint(directory, config().json(), tensors);
 }
 
-std::string tokenizer_of(const Path& model, const ModelConfig& config) {
+Path resolve_model(const Path& path) {
+  const Path latest = path / "latest";
+  std::error_code ignored;
+  if (!std::filesystem::is_regular_file(latest, ignored)) return path;
+  std::string name = read_text(latest);
+  while (!name.empty() && name.back() == '\n') name.pop_back();
+  require(!name.empty() && name.find('/') == name.npos && std::filesystem::is_directory(path / name, ignored),
+          latest.string(), " names no checkpoint in ", path.string(), ", expected the name of a directory, step-N");
+  return path / name;
+}
+
+std::string tokenizer_of(const Path& path, const ModelConfig& config) {
+  const Path model = resolve_model(path);
   const Path directory = std::filesystem::is_directory(model) ? model : model.parent_path();
   const Path json = directory / "tokenizer.json";
   if (std::filesystem::exists(json)) return json.string();

@@ -18,7 +18,8 @@ struct ModelOptions {
 // Not movable: parameters, mixers and Vars refer to each other.
 class Model {
  public:
-  // A checkpoint as published: a directory or a weights file (formats/checkpoint.h says which).
+  // A checkpoint as published: a directory or a weights file (formats/checkpoint.h says which); or a run, which stands
+  // for its newest checkpoint.
   static std::unique_ptr<Model> open(const Path& path, const ModelOptions& options);
   // Random initial weights; a function of config and seed.
   static std::unique_ptr<Model> create(const ModelConfig& config, uint64_t seed, const ModelOptions& options);
@@ -40,6 +41,10 @@ class Model {
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<LanguageModel> lm_;
 };
+
+// What a MODEL on the command line means: the directory of a training run is the checkpoint its file `latest` names,
+// anything else is itself.
+Path resolve_model(const Path& path);
 
 // "bytes" for models of 256 tokens, the path of tokenizer.json where a checkpoint has one, else "".
 std::string tokenizer_of(const Path& model, const ModelConfig& config);

@@ -47,20 +47,27 @@ HWY_INLINE void store_up_to(D d, hn::Vec<D> value, float* to, size_t count) {
 // the six Chebyshev nodes of that interval: relative error 7.4e-8, mostly the rounding of its evaluation. The constant
 // term is exactly 1, so that a slow decay (p near 0) keeps its distance from 1; a state that lives for a million tokens
 // sees nothing else. Below p = -126 the result stays 2^-126, not 0: next to a state of any size that is nothing.
-// NaN stays NaN: Max returns its second argument then, and the converted exponent of NaN shifts out to 0.
+//
+// p is rounded by adding 1.5 * 2^23, whose last mantissa bit weighs 1: the sum's low bits are then i, ready to be
+// shifted into the exponent. A NaN passes the clamp (it is not < -126) and the sum, and shifts out to 0: it stays NaN.
 template <class D>
 HWY_INLINE hn::Vec<D> exp2_nonpositive(D d, hn::Vec<D> p) {
-  const hn::RebindToSigned<D> di;
-  p = hn::Max(hn::Set(d, -126.0f), p);
-  const auto i = hn::NearestInt(p);
-  const auto f = hn::Sub(p, hn::ConvertTo(d, i));
+  const hn::RebindToUnsigned<D> bits;
+  const auto lowest = hn::Set(d, -126.0f), round = hn::Set(d, 12582912.0f);
+#if HWY_TARGET == HWY_SCALAR
+  p = hn::IfThenElse(hn::Lt(p, lowest), lowest, p);
+#else
+  p = hn::Max(lowest, p);  // of a NaN and a number the second argument; one instruction less than to compare
+#endif
+  const auto i = hn::Add(p, round);
+  const auto f = hn::Sub(p, hn::Sub(i, round));
   auto r = hn::MulAdd(hn::Set(d, 1.54531634e-4f), f, hn::Set(d, 1.33908633e-3f));
   r = hn::MulAdd(r, f, hn::Set(d, 9.61808302e-3f));
   r = hn::MulAdd(r, f, hn::Set(d, 5.55035695e-2f));
   r = hn::MulAdd(r, f, hn::Set(d, 2.40226507e-1f));
   r = hn::MulAdd(r, f, hn::Set(d, 6.93147182e-1f));
   r = hn::MulAdd(r, f, hn::Set(d, 1.0f));
-  return hn::BitCast(d, hn::Add(hn::BitCast(di, r), hn::ShiftLeft<23>(i)));
+  return hn::BitCast(d, hn::Add(hn::BitCast(bits, r), hn::ShiftLeft<23>(hn::BitCast(bits, i))));
 }
 
 // 1 / (1 + e^-v), through e^-|v| so that nothing overflows.

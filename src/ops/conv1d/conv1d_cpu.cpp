@@ -176,21 +176,20 @@ void slopes(const Filter& filter, const Conv1dBackward& args, int64_t first, int
   });
 }
 
-// The slopes of a sequence: `first_row` points at channel `begin` of position 0 (which need not be there itself),
-// positions [from, to) are.
+// The slopes of a sequence: position p is row origin + p of `rows`, for p in [from, to). The others are not there.
 struct Slopes {
-  const float* first_row;
-  int64_t stride, from, to;
+  Matrix<float> rows;
+  int64_t origin, from, to;
 };
 
-// (8) for rows i, i + 1, ... of X^s (`group` of them), whose gradients as part of the new state are in args.dnew_state.
+// (8) for rows i, i + 1, ... of X^s (R of them), whose gradients as part of the new state are in args.dnew_state.
 template <int R>
 void input_gradients(const Filter& filter, const Conv1dBackward& args, int64_t s, int64_t i, const Slopes& g,
                      size_t begin, size_t end, float* const* out, const float** rows) {
   // g is read from channel begin on, and so are the zeros.
   for (int64_t j = 0; j < R + filter.w - 1; ++j) {
     const int64_t p = i - (filter.w - 1) + j;
-    rows[j] = g.from <= p && p < g.to ? g.first_row + p * g.stride : filter.zeros.data<float>();
+    rows[j] = g.from <= p && p < g.to ? g.rows[g.origin + p] : filter.zeros.data<float>();
   }
   const float* dnew[R];
   for (int r = 0; r < R; ++r) {
@@ -219,12 +218,12 @@ void state_gradient(const Conv1dBackward& args, const Filter& filter, Threads& t
   threads.parallel(seqs.count(), [&](int64_t s, int worker) {
     const int64_t begin = seqs.offsets[static_cast<size_t>(s)], reach = std::min(carried, seqs.length(s));
     if (reach == 0) return;
-    float* g = scratch.matrix<float>()[worker];
-    slopes(filter, args, begin, begin + reach, 0, all, {g, carried, e, e}, {});
+    const Matrix<float> g{scratch.matrix<float>()[worker], carried, e, e};
+    slopes(filter, args, begin, begin + reach, 0, all, g, {});
     std::vector<const float*> rows(static_cast<size_t>(filter.w));
     float* out = args.dstate.data<float>() + seqs.slots[static_cast<size_t>(s)] * carried * e;
     for (int64_t i = 0; i < carried; ++i, out += e)
-      input_gradients<1>(filter, args, s, i, {g, e, 0, reach}, 0, all, &out, rows.data());
+      input_gradients<1>(filter, args, s, i, {g, 0, 0, reach}, 0, all, &out, rows.data());
   });
 }
 
@@ -257,7 +256,7 @@ void conv1d_backward(const Conv1dBackward& args, Threads& threads) {
     slopes(filter, args, last, beyond, begin, end, {g[last - first], carried, kChannels, kStride}, {});
     std::vector<const float*> rows(static_cast<size_t>(w + kGroup));
     for_groups(args.seqs, first, last, [&](int64_t s, int64_t p, int64_t t, auto group) {
-      const Slopes slopes_of_s{g[t - first - p], kStride, p, std::min(args.seqs.length(s), p + beyond - t)};
+      const Slopes slopes_of_s{g, t - first - p, p, std::min(args.seqs.length(s), p + beyond - t)};
       float* out[group];
       for (int r = 0; r < group; ++r) out[r] = dx[t + r] + begin;
       input_gradients<group>(filter, args, s, p + carried, slopes_of_s, begin, end, out, rows.data());

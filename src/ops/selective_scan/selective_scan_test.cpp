@@ -144,6 +144,17 @@ TEST(SelectiveScan, SameBitsForAnyNumberOfThreads) {
 }
 
 TEST(SelectiveScan, NotANumberStaysInItsChannelAndAfterItsToken) {
+  // In the step size, and in A, where the exponential alone must carry it: h is NaN from the second token on at the
+  // latest (the first multiplies a state of zero). Both signs of NaN: hardware treats them differently.
+  for (const float nan : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::quiet_NaN()}) {
+    for (const Device device : {Device::ref(), Device::cpu()}) {
+      const Problem problem(5, 20, 16, DType::f32);
+      problem.A_log.matrix<float>()[3][7] = nan;
+      const auto y = problem.run({device, &test_threads()}, 0, 5, Seqs::dense(1, 5), nullptr);
+      for (int64_t t = 1; t < 5; ++t)
+        for (int64_t c = 0; c < 20; ++c) EXPECT_EQ(std::isnan(y.matrix<float>()[t][c]), c == 3) << t << ", " << c;
+    }
+  }
   const Problem problem(40, 20, 16, DType::f32);
   problem.dt.matrix<float>()[10][3] = std::numeric_limits<float>::quiet_NaN();
   for (const Device device : {Device::ref(), Device::cpu()}) {

@@ -1,0 +1,101 @@
+// The fronts of cross_entropy: checks, allocation, choice of the kernel, record of the backward.
+#include "ops/cross_entropy/cross_entropy.h"
+
+namespace ssm {
+namespace {
+
+Targets check_targets(const char* op, const Tensor& ids, int64_t rows, int64_t vocab, int64_t ignore) {
+  require(ids.dtype() == DType::i64 && ids.shape() == Shape{rows}, op, ": targets are ", name_of(ids.dtype()), " ",
+          ids.shape(), ", expected i64 (", rows, ")");
+  Targets targets{.ids = ids, .ignore = ignore, .counted = 0};
+  for (int64_t t = 0; t < rows; ++t) {
+    const int64_t id = ids.data<int64_t>()[t];
+    require((0 <= id && id < vocab) || id == ignore, op, ": target ", id, " at position ", t,
+            " is outside the vocabulary of ", vocab, "; expected 0 to ", vocab - 1, ", or ", ignore,
+            " to leave the position out");
+    targets.counted += id != ignore;
+  }
+  return targets;
+}
+
+LinearCrossEntropyForward check_linear(const char* op, const Tensor& x, const Tensor& weight, const Tensor& targets,
+                                       int64_t ignore) {
+  require(x.rank() == 2 && weight.rank() == 2 && x.size(1) == weight.size(1), op, ": x is ", x.shape(), ", weight ",
+          weight.shape(), "; expected (t, d) and (vocab, d)");
+  return {.x = x,
+          .weight = weight,
+          .targets = check_targets(op, targets, x.size(0), weight.size(0), ignore),
+          .losses = Tensor::empty({x.size(0)}, x.dtype()),
+          .loss = Tensor::empty({1}, x.dtype())};
+}
+
+}  // namespace
+
+Var cross_entropy(const Ctx& ctx, const Var& logits, const Tensor& targets, int64_t ignore) {
+  const Shape& shape = logits.value.shape();
+  require(shape.rank() == 2, "cross_entropy: logits are ", shape, ", expected (t, vocab)");
+  const DType dtype = logits.value.dtype();
+  const CrossEntropyForward args{.logits = logits.value,
+                                 .targets = check_targets("cross_entropy", targets, shape[0], shape[1], ignore),
+                                 .losses = Tensor::empty({shape[0]}, dtype),
+                                 .loss = Tensor::empty({1}, dtype)};
+  ctx.device.is_ref() ? ref::cross_entropy_forward(args, *ctx.threads) : cpu::cross_entropy_forward(args, *ctx.threads);
+
+  const Var loss = ctx.output(args.loss);
+  if (ctx.tape) {
+    ctx.tape->record(
+        "cross_entropy", {{"logits", logits.value}, {"targets", targets}}, {loss.grad},
+        [device = ctx.device, threads = ctx.threads, dlogits = logits.grad, ignore,
+         counted = args.targets.counted](const Backward& b) {
+          const GradOut logits_out(dlogits);
+          if (!logits_out.out) return;
+          const CrossEntropyBackward back{.logits = b.saved("logits"),
+                                          .targets = {.ids = b.saved("targets"), .ignore = ignore, .counted = counted},
+                                          .dloss = b.grad(),
+                                          .dlogits = logits_out.out};
+          device.is_ref() ? ref::cross_entropy_backward(back, *threads) : cpu::cross_entropy_backward(back, *threads);
+        });
+  }
+  return loss;
+}
+
+Var linear_cross_entropy(const Ctx& ctx, const Var& x, const Var& weight, const Tensor& targets, int64_t ignore) {
+  LinearCrossEntropyForward args = check_linear("linear_cross_entropy", x.value, weight.value, targets, ignore);
+  if (ctx.tape) {
+    require(weight.value.dtype() == x.value.dtype(), "linear_cross_entropy: gradients need a weight in ",
+            name_of(x.value.dtype()), " as x is, found ", name_of(weight.value.dtype()));
+    if (x.grad) args.dx = Tensor::empty(x.value.shape(), x.value.dtype());
+    if (weight.grad) args.dweight = Tensor::empty(weight.value.shape(), weight.value.dtype());
+  }
+  ctx.device.is_ref() ? ref::linear_cross_entropy_forward(args, *ctx.threads)
+                      : cpu::linear_cross_entropy_forward(args, *ctx.threads);
+
+  const Var loss = ctx.output(args.loss);
+  if (ctx.tape) {
+    ctx.tape->record(
+        "linear_cross_entropy", {{"dx", args.dx}, {"dweight", args.dweight}}, {loss.grad},
+        [device = ctx.device, threads = ctx.threads, dx = x.grad, dweight = weight.grad](const Backward& b) {
+          const GradInPlace x_out = write_in_place(dx), weight_out = write_in_place(dweight);
+          const LinearCrossEntropyBackward back{.mean_dx = b.saved("dx"),
+                                                .mean_dweight = b.saved("dweight"),
+                                                .dloss = b.grad(),
+                                                .dx = x_out.out,
+                                                .dweight = weight_out.out,
+                                                .add_dx = x_out.accumulate,
+                                                .add_dweight = weight_out.accumulate};
+          device.is_ref() ? ref::linear_cross_entropy_backward(back, *threads)
+                          : cpu::linear_cross_entropy_backward(back, *threads);
+        });
+  }
+  return loss;
+}
+
+Tensor linear_token_losses(const Ctx& ctx, const Tensor& x, const Tensor& weight, const Tensor& targets,
+                           int64_t ignore) {
+  const LinearCrossEntropyForward args = check_linear("linear_token_losses", x, weight, targets, ignore);
+  ctx.device.is_ref() ? ref::linear_cross_entropy_forward(args, *ctx.threads)
+                      : cpu::linear_cross_entropy_forward(args, *ctx.threads);
+  return args.losses;
+}
+
+}  // namespace ssm

@@ -40,14 +40,15 @@ struct CommonOptions {
   bool json = false, quiet = false;
 
   Fields fields();
-  Device device_kind() const { return Device::named(device); }
-  DType dtype_kind() const;  // throws UsageError with the choices
+  // Throw UsageError with the choices; Error when this program or machine has no such device.
+  Device device_kind() const;
+  DType dtype_kind() const;
 };
 
 struct Invocation {
   CommonOptions common;
-  std::set<std::string, std::less<>> given;  // names of the fields the user set
-  bool has(std::string_view field) const { return given.contains(field); }
+  std::set<std::string> given;  // names of the fields the user set
+  bool has(std::string_view field) const { return given.contains(std::string(field)); }
 };
 
 class Command {

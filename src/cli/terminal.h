@@ -43,9 +43,9 @@ class Progress {
 
  private:
   bool quiet_, terminal_;
-  size_t width_ = 0;   // of the line on the terminal
-  std::string last_;   // shown but not printed yet, when there is no terminal
-  std::chrono::steady_clock::time_point printed_{}, drawn_{};
+  size_t width_ = 0;  // of the line on the terminal
+  std::string last_;  // shown but not printed yet, when there is no terminal
+  std::chrono::steady_clock::time_point printed_{};
 };
 
 // "3 m 20 s", "12.4 k", "1.2 GiB".

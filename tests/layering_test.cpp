@@ -36,7 +36,8 @@ const std::map<std::string, Rooms, std::less<>>& allowed_rooms() {
     for (const std::string& room : beside) (*rooms)[room] = core + Rooms{room};
     for (const std::string room : {"quant", "train", "eval", "engine"}) (*rooms)[room] = models + Rooms{room};
     (*rooms)["serve"] = library + Rooms{"", "serve"};
-    (*rooms)["cli"] = library + Rooms{"", "serve", "cli"};  // `ssm serve` is a command
+    (*rooms)["cli"] = library + Rooms{"", "serve", "cli", "bench"};  // `ssm serve` and `ssm bench` are commands
+    (*rooms)["bench"] = library;                                     // the harness, beside src/
     return rooms;
   }();
   return *table;
@@ -139,6 +140,7 @@ TEST(Layering, ForbiddenIncludesAreFound) {
   EXPECT_EQ(verdict("models/block.cpp", "#include \"formats/safetensors.h\""), "allowed");
   EXPECT_EQ(verdict("cli/serve.cpp", "#include \"serve/http.h\""), "allowed");
   EXPECT_EQ(verdict("cli/main.cpp", "#include \"ssm.h\""), "allowed");
+  EXPECT_EQ(verdict("cli/bench.cpp", "#include \"bench/harness.h\""), "allowed");
   EXPECT_EQ(verdict("ops/ssd/ssd_test.cpp", "#include \"tests/op_check.h\""), "allowed");
   EXPECT_EQ(verdict("ops/ssd/ssd.cpp", "// #include \"mixers/mixer.h\""), "allowed");
 }

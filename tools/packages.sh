@@ -1,3 +1,4 @@
+# shellcheck shell=sh disable=SC2034
 # The one list of Debian packages, and the one function that installs them. Sourced by ./quickstart and ./run_tests;
 # POSIX sh, needs nothing but dpkg and apt.
 
@@ -22,7 +23,6 @@ fail() {
 }
 
 installed() {
-  # The name may be virtual elsewhere, but those listed here are all real packages.
   test "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed
 }
 

@@ -36,52 +36,68 @@ int usable_cores() {
 
 }  // namespace
 
+// A loop is a round. The ticket holds the round's number and the next task nobody has taken, in one word, so that a
+// worker can only take a task of the round it looks at. The caller waits for tasks, not for workers: a worker that the
+// system has put aside, or that wakes too late, finds a ticket of another round and has delayed nobody.
 struct Threads::Pool {
+  static constexpr int kTaskBits = 40;
+  static constexpr uint64_t kTaskMask = (uint64_t{1} << kTaskBits) - 1;
+
   std::vector<std::thread> workers;
   std::mutex mutex;
   std::condition_variable wake;
-  std::atomic<uint64_t> round{0};  // a new value announces a loop (or, with stop, the end)
-  std::atomic<int> busy{0};        // workers that have not finished this round
-  std::atomic<int64_t> next{0};    // the next task nobody has taken
+  std::atomic<uint64_t> ticket{0};  // round << kTaskBits | next task
+  std::atomic<int64_t> tasks{0};    // of this round; 0 between rounds
+  std::atomic<int64_t> finished{0};
   std::atomic<int> sleepers{0};
-  bool stop = false;
-  int64_t tasks = 0;
+  std::atomic<bool> stop{false}, failed{false};
+  // Written before the round is announced; a task's holder may read them, since the round cannot end without it.
   Call call = nullptr;
   const void* body = nullptr;
   std::exception_ptr failure;  // guarded by mutex
 
+  uint64_t round() const { return ticket.load(std::memory_order_acquire) >> kTaskBits; }
+
   void work(int worker) {
-    try {
-      for (int64_t task; (task = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) call(body, task, worker);
-    } catch (...) {
-      next.store(tasks, std::memory_order_relaxed);
-      const std::lock_guard lock(mutex);
-      if (!failure) failure = std::current_exception();
+    uint64_t seen = ticket.load(std::memory_order_acquire);
+    while (static_cast<int64_t>(seen & kTaskMask) < tasks.load(std::memory_order_acquire)) {
+      // The exchange fails if the round is over by now, whatever was read of it.
+      if (!ticket.compare_exchange_weak(seen, seen + 1, std::memory_order_acq_rel)) continue;
+      if (!failed.load(std::memory_order_relaxed)) {
+        try {
+          call(body, static_cast<int64_t>(seen & kTaskMask), worker);
+        } catch (...) {
+          const std::lock_guard lock(mutex);
+          if (!failure) failure = std::current_exception();
+          failed.store(true, std::memory_order_relaxed);
+        }
+      }
+      finished.fetch_add(1, std::memory_order_release);
+      seen = ticket.load(std::memory_order_acquire);
     }
   }
 
   void serve(int worker) {
     uint64_t seen = 0;
     while (true) {
-      for (int spin = 0; spin < kSpins && round.load(std::memory_order_acquire) == seen; ++spin) relax();
-      if (round.load(std::memory_order_acquire) == seen) {
+      for (int spin = 0; spin < kSpins && round() == seen; ++spin) relax();
+      if (round() == seen) {
         std::unique_lock lock(mutex);
         sleepers.fetch_add(1);
-        wake.wait(lock, [&] { return round.load(std::memory_order_acquire) != seen; });
+        wake.wait(lock, [&] { return round() != seen; });
         sleepers.fetch_sub(1);
       }
-      seen = round.load(std::memory_order_acquire);
-      if (stop) return;
+      seen = round();
+      if (stop.load(std::memory_order_relaxed)) return;
       work(worker);
-      busy.fetch_sub(1, std::memory_order_release);
     }
   }
 
   void announce() {
     {
-      // The lock closes the gap between a worker's last look at `round` and its going to sleep.
+      // The lock closes the gap between a worker's last look at the round and its going to sleep.
       const std::lock_guard lock(mutex);
-      round.fetch_add(1, std::memory_order_release);
+      ticket.store((round() + 1) << kTaskBits, std::memory_order_release);
     }
     if (sleepers.load() > 0) wake.notify_all();
   }
@@ -95,7 +111,7 @@ Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
 }
 
 Threads::~Threads() {
-  pool_->stop = true;
+  pool_->stop.store(true, std::memory_order_relaxed);
   pool_->announce();
   for (auto& worker : pool_->workers) worker.join();
 }
@@ -107,18 +123,22 @@ void Threads::run(int64_t tasks, Call call, const void* body) {
     for (int64_t task = 0; task < tasks; ++task) call(body, task, 0);
     return;
   }
+  require(tasks < (int64_t{1} << Pool::kTaskBits), "a loop of ", tasks, " tasks; at most 2^", Pool::kTaskBits);
   Pool& pool = *pool_;
-  pool.tasks = tasks;
   pool.call = call;
   pool.body = body;
-  pool.next.store(0, std::memory_order_relaxed);
-  pool.busy.store(static_cast<int>(pool.workers.size()), std::memory_order_relaxed);
+  pool.finished.store(0, std::memory_order_relaxed);
+  pool.tasks.store(tasks, std::memory_order_relaxed);
   pool.announce();
   pool.work(0);
-  // A loop of many short tasks ends for all at about the same time; give the core away if somebody else needs it.
-  for (int spin = 0; pool.busy.load(std::memory_order_acquire) != 0; ++spin)
+  // Tasks are short and end at about the same time; after a while the core may be of more use to whoever holds one.
+  for (int spin = 0; pool.finished.load(std::memory_order_acquire) != tasks; ++spin)
     spin < kSpins ? relax() : std::this_thread::yield();
-  if (pool.failure) std::rethrow_exception(std::exchange(pool.failure, nullptr));
+  pool.tasks.store(0, std::memory_order_release);
+  if (pool.failed.exchange(false)) {
+    const std::lock_guard lock(pool.mutex);
+    std::rethrow_exception(std::exchange(pool.failure, nullptr));
+  }
 }
 
 }  // namespace ssm

@@ -4,6 +4,7 @@
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/linear/linear_cpu.cpp"
 #include <hwy/foreach_target.h>
+#include <hwy/cache_control.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
@@ -19,6 +20,10 @@ namespace ssm::cpu::HWY_NAMESPACE {
 constexpr int64_t kGroup = 8;
 // Weight rows of one task: 64 x 768 x 4 bytes = 196 KiB, some 10 us of memory traffic.
 constexpr int64_t kTaskRows = 64;
+
+// How far ahead weights are asked for, in elements: 2 KiB.
+template <class W>
+constexpr int64_t kAhead = 2048 / static_cast<int64_t>(sizeof(W));
 
 template <class D>
 HWY_INLINE hn::Vec<D> load_weight(D d, const float* from) {
@@ -58,7 +63,10 @@ void dot_block(const Matrix<float>& x, const Matrix<W>& weight, const float* bia
   int64_t i = 0;
   for (; i + lanes <= x.columns; i += lanes) {
     hn::Vec<decltype(d)> weights[kOutputs];
-    for (int j = 0; j < kOutputs; ++j) weights[j] = load_weight(d, weight[o + j] + i);
+    for (int j = 0; j < kOutputs; ++j) {
+      weights[j] = load_weight(d, weight[o + j] + i);
+      if constexpr (kRows == 1) hwy::Prefetch(weight[o + j] + i + kAhead<W>);
+    }
     for (int r = 0; r < kRows; ++r) {
       const auto value = hn::LoadU(d, x[t + r] + i);
       for (int j = 0; j < kOutputs; ++j) sums[r][j] = hn::MulAdd(value, weights[j], sums[r][j]);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/model_flags.h"
 #include "cli/terminal.h"
 #include "core/memory.h"
 #include "data/text.h"
@@ -82,7 +83,7 @@ class Train : public Command {
     state_.seed = invocation.common.seed;
     state_.dtype = invocation.common.dtype;
     if (!resume_.empty()) adopt_recorded_settings(invocation);
-    check_flags(invocation);
+    settle_flags(invocation);
     if (resume_.empty()) check_new_run(out_);
 
     const auto model = open_model(invocation.common.device_kind());
@@ -98,7 +99,7 @@ class Train : public Command {
               ", ", quantity(static_cast<double>(config().batch * config().length * config().accumulate)),
               " tokens a step, ", threads.count(), " threads; run in ", out_),
          quiet_);
-    return train_and_tell(trainer, data, directory);
+    return train_and_tell(*model, trainer, data, directory);
   }
 
  private:
@@ -128,21 +129,16 @@ class Train : public Command {
            quiet_);
   }
 
-  void check_flags(const Invocation& invocation) {
+  void settle_flags(const Invocation& invocation) {
     if (resume_.empty()) state_.config = config_;
     TrainConfig& now = state_.config;
-    require_usage(resume_.empty() ? !out_.empty() : true, "ssm train needs --out DIR, the directory of the run");
+    require_usage(!out_.empty(), "ssm train needs --out DIR, the directory of the run");
     const int sources = !now.preset.empty() + !now.config.empty() + !now.init.empty();
     require_usage(sources == 1, sources == 0 ? "ssm train needs a model" : "more than one model is given",
                   "; expected one of --preset NAME, --config FILE, --init MODEL, or --resume DIR");
     require_usage(now.data.empty() != now.batches.empty(), now.data.empty() ? "ssm train needs data" : "too much data",
                   "; expected one of --data FILE... and --batches FILE.npy");
-    // Limits of flags are usage errors, as everywhere in the program.
-    try {
-      now.check();
-    } catch (const Error& problem) {
-      throw UsageError(problem.what());
-    }
+    cli::check_flags(now);
     for (const std::vector<std::string>& files : {now.data, now.eval_data, std::vector<std::string>{now.batches}})
       for (const std::string& file : files)
         if (!file.empty()) MappedFile{file};  // missing, empty, a directory: better said before a model is made
@@ -166,7 +162,7 @@ class Train : public Command {
     if (resume_.empty() && !invocation.has("steps")) now.rate.steps = std::max<int64_t>(1, most);
     require(now.rate.steps <= most, "--steps ", now.rate.steps, " with --accumulate ", now.accumulate, ": ",
             now.batches, " has batches for ", most, " steps");
-    now.check();
+    cli::check_flags(now);
   }
 
   std::unique_ptr<Model> open_model(const Device& device) {
@@ -255,8 +251,11 @@ class Train : public Command {
             " is text, and nothing says how to turn it into this model's ids; give --tokenizer, or token files");
     const auto tokenizer = open_tokenizer(config().tokenizer);
     Progress progress(quiet_);
+    const Clock::time_point begin = Clock::now();
     const auto show = [&](int64_t done, int64_t total) {
       stop_if_interrupted();
+      constexpr double kNoticed = 1;  // who waits less long needs no line
+      if (seconds_since(begin) < kNoticed) return;
       progress.show("reading text · " + byte_count(static_cast<double>(done)) +
                     (total > 0 ? " of " + byte_count(static_cast<double>(total)) : ""));
     };
@@ -268,24 +267,26 @@ class Train : public Command {
     return tokens;
   }
 
-  int train_and_tell(Trainer& trainer, const Data& data, RunDirectory& directory) {
+  int train_and_tell(const Model& model, Trainer& trainer, const Data& data, RunDirectory& directory) {
     if (trainer.done()) {
       note(text("the run has made its ", config().rate.steps, " steps already; --steps N extends it"), quiet_);
       return 0;
     }
     reset_memory_peak();
-    Progress progress(quiet_);
     Pace pace;
     StepResult last;
-    const Training end = ssm::train(trainer, directory, data.held_back.get(), [&](const StepResult& result) {
-      last = result;
-      pace.add(last);
-      if (json_) print(last.json() + "\n");
-      progress.show(progress_line(last, pace));
-      return interrupted() ? GoOn::no : GoOn::yes;
-    });
+    Training end;
+    {
+      Progress progress(quiet_);
+      end = ssm::train(trainer, directory, data.held_back.get(), [&](const StepResult& result) {
+        last = result;
+        pace.add(last);
+        if (json_) print(last.json() + "\n");
+        progress.show(progress_line(last, pace));
+        return interrupted() ? GoOn::no : GoOn::yes;
+      });
+    }
     if (end == Training::stopped) {
-      progress.clear();
       note(text("interrupted after step ", last.step, " of ", config().rate.steps, "; go on with: ssm train --resume ",
                 out_),
            quiet_);
@@ -293,9 +294,8 @@ class Train : public Command {
     }
     if (json_) return 0;
     if (data.held_back && !last.eval_loss) last.eval_loss = trainer.evaluate(*data.held_back);
-    progress.clear();
     print(summary(last, pace, directory));
-    if (report_memory_) print(memory_report(trainer));
+    if (report_memory_) print(memory_report(model, trainer));
     return 0;
   }
 
@@ -313,20 +313,26 @@ class Train : public Command {
                 duration(pace.elapsed()), "\nmodel: ", directory.checkpoint().string(), "\n");
   }
 
-  std::string memory_report(const Trainer& trainer) const {
-    std::string table = "kept for the backward of one batch, by operation:\n";
+  std::string memory_report(const Model& model, const Trainer& trainer) const {
+    std::string table = "kept for the backward of one batch:\n";
     int64_t total = 0;
-    const auto row = [&](const std::string& left, int64_t nodes, int64_t bytes) {
+    const auto row = [&](const std::string& left, const std::string& nodes, int64_t bytes) {
       char line[128];
-      std::snprintf(line, sizeof line, "  %-24s %6lld %14s\n", left.c_str(), static_cast<long long>(nodes),
+      std::snprintf(line, sizeof line, "  %-28s %-10s %12s\n", left.c_str(), nodes.c_str(),
                     byte_count(static_cast<double>(bytes)).c_str());
       table += line;
     };
     for (const SavedBytes& op : trainer.saved_bytes()) {
-      row(op.op, op.nodes, op.bytes);
+      row(op.op, text("x ", op.nodes), op.bytes);
       total += op.bytes;
     }
-    row("all", static_cast<int64_t>(trainer.saved_bytes().size()), total);
+    row("together", "", total);
+    table += "throughout:\n";
+    row("parameters", "", model.params().bytes());
+    row("gradients", "", model.params().bytes());
+    row("moments", "", 2 * model.params().bytes());
+    table += "at most, with what operations need while they run:\n";
+    row("peak", "", memory_stats().peak);
     return table;
   }
 

@@ -1,0 +1,37 @@
+// AdamW over all parameters of a model, with clipping by the global norm. Weight decay falls on parameters of two or
+// more dimensions that are not marked no_decay.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/context.h"
+#include "core/params.h"
+#include "formats/safetensors.h"
+#include "train/train_config.h"
+
+namespace ssm {
+
+class Optimizer {
+ public:
+  // Starts with moments of zero. The store must outlive this.
+  explicit Optimizer(const ParamStore& params);
+
+  // One update from the gradients in the store; `step` counts from 1. Returns the global norm before clipping. A
+  // gradient that is NaN or infinite throws Error naming step and parameter, and nothing is changed.
+  double update(const Ctx& ctx, const OptimizerConfig& config, double lr, int64_t step);
+
+  // The moments as "m.NAME" and "v.NAME"; the tensors share memory with this.
+  NamedTensors tensors() const;
+  // The inverse; `where` (a file) opens error messages.
+  void load(const TensorMap& tensors, const std::string& where);
+
+ private:
+  struct Moments {
+    Tensor m, v;
+  };
+  const ParamStore& params_;
+  std::vector<Moments> moments_;  // in the order of the store
+};
+
+}  // namespace ssm

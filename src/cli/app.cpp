@@ -19,11 +19,6 @@ struct Overloaded : F... {
 template <class... F>
 Overloaded(F...) -> Overloaded<F...>;
 
-std::string flag_of(std::string name) {
-  std::replace(name.begin(), name.end(), '_', '-');
-  return "--" + name;
-}
-
 bool is_boolean(const Field& field) { return std::holds_alternative<bool*>(field.target); }
 bool takes_several(const Field& field) {
   return std::holds_alternative<std::vector<std::string>*>(field.target) ||

@@ -1,8 +1,15 @@
 #include "cli/command.h"
 
+#include <algorithm>
 #include <string>
 
 namespace ssm::cli {
+
+std::string flag_of(std::string_view field) {
+  std::string flag = "--" + std::string(field);
+  std::replace(flag.begin() + 2, flag.end(), '_', '-');
+  return flag;
+}
 
 Fields CommonOptions::fields() {
   return {{"device", &device, "auto, cpu, cuda, cuda:N, or ref (the plain definition of every operation; slow)"},

@@ -28,6 +28,8 @@ void require_usage(bool holds, const Parts&... parts) {
     throw UsageError(parts...);
 }
 
+std::string flag_of(std::string_view field);  // top_k -> --top-k
+
 // UsageError unless low <= value <= high; `flag` with its dashes.
 void require_range(std::string_view flag, int64_t value, int64_t low, int64_t high = INT64_MAX);
 void require_range(std::string_view flag, double value, double low, double high);

@@ -66,6 +66,7 @@ class Convert : public Command {
 
   // The weights come last: without them the files beside them are no model.
   void write_beside(const Model& model) const {
+    require_can_write(out_);
     write_or_compare("config.json", model.config().json());
     for (const char* name : kTokenizerFiles)
       if (fs::exists(source_directory() / name)) write_or_compare(name, read_text(source_directory() / name));

@@ -7,6 +7,7 @@
 #include "cli/model_flags.h"
 #include "cli/terminal.h"
 #include "data/text.h"
+#include "engine/model_tokenizer.h"
 #include "eval/perplexity.h"
 #include "formats/npy.h"
 
@@ -33,7 +34,7 @@ class Evaluate : public Command {
     require_range("--stride", options_.stride, 0, options_.context);
     const bool quiet = invocation.common.quiet;
     const auto model = Model::open(model_, model_options(invocation.common));
-    const auto tokenizer = text_tokenizer_if_any(model_, model->config());
+    const auto tokenizer = model_tokenizer_if_any(model_, model->config());
     const Tokens tokens = ids_.empty() ? read_data(*model) : tokens_of_ids(*model);
     const std::vector<int64_t> bytes = bytes_of_ids(tokens, tokenizer.get());
 
@@ -64,7 +65,7 @@ class Evaluate : public Command {
               " is a token file; expected one token file, or text files");
       return Tokens::open(data_[0]);
     }
-    const auto tokenizer = text_tokenizer(model_, model.config());
+    const auto tokenizer = model_tokenizer(model_, model.config());
     const TextEncoder encoder{.encode = [&](std::string_view piece) { return tokenizer->encode(piece); },
                               .vocab = tokenizer->vocab(),
                               .name = tokenizer->name()};

@@ -9,6 +9,7 @@
 #include "cli/model_flags.h"
 #include "cli/terminal.h"
 #include "engine/generator.h"
+#include "engine/model_tokenizer.h"
 #include "engine/state_file.h"
 #include "engine/stop_text.h"
 #include "formats/npy.h"
@@ -100,8 +101,8 @@ class Generate : public Command {
     check_options(invocation);
     const auto model = Model::open(model_, model_options(invocation.common));
     const auto tokenizer = invocation.has("ids") || !has_prompt(invocation)
-                               ? text_tokenizer_if_any(model_, model->config())
-                               : text_tokenizer(model_, model->config());
+                               ? model_tokenizer_if_any(model_, model->config())
+                               : model_tokenizer(model_, model->config());
     require(tokenizer || stops_.empty(), "--stop needs text, and the tokenizer of ", model_, " cannot be read");
     options_.seed = static_cast<uint64_t>(invocation.common.seed);
     options_.end_of_text = tokenizer ? tokenizer->end_of_text() : std::nullopt;

@@ -1,25 +1,11 @@
 #include "cli/model_flags.h"
 
+#include <filesystem>
+
 namespace ssm::cli {
-namespace {
-
-constexpr std::string_view kBytes = "bytes";  // the tokenizer this version can read
-
-}  // namespace
 
 ModelOptions model_options(const CommonOptions& common) {
   return {.device = common.device_kind(), .dtype = common.dtype_kind()};
-}
-
-std::unique_ptr<Tokenizer> text_tokenizer(const Path& model, const ModelConfig& config) {
-  const std::string spec = tokenizer_of(model, config);
-  require(!spec.empty(), model.string(), " has no tokenizer.json and a vocabulary of ", config.vocab_size,
-          ", which is not that of bytes (256); give ids instead of text");
-  return open_tokenizer(spec);
-}
-
-std::unique_ptr<Tokenizer> text_tokenizer_if_any(const Path& model, const ModelConfig& config) {
-  return tokenizer_of(model, config) == kBytes ? open_tokenizer(std::string(kBytes)) : nullptr;
 }
 
 DType stored_dtype(const Checkpoint& checkpoint) {
@@ -28,6 +14,13 @@ DType stored_dtype(const Checkpoint& checkpoint) {
   return dtype == DType::bf16 || dtype == DType::f16 ? dtype : DType::f32;
 }
 
-void require_can_write(const Path& file) { const FileWriter probe(file); }
+void require_can_write(const Path& file) {
+  std::error_code ignored;
+  const bool there = std::filesystem::exists(file, ignored);
+  // Files appear by renaming: a device would be replaced by one.
+  require(!there || std::filesystem::is_regular_file(file, ignored), "cannot write ", file.string(),
+          ": it is a directory or a device, expected the name of a file");
+  const FileWriter probe(file);
+}
 
 }  // namespace ssm::cli

@@ -44,6 +44,16 @@ size_t character_length(std::string_view text) {
   return 0;
 }
 
+// The beginning of a line that fits into `columns`, whole characters, each taken to be one column wide.
+std::string_view fitting(std::string_view line, size_t columns) {
+  size_t bytes = 0;
+  for (; bytes < line.size(); ++bytes) {
+    const bool begins_character = (static_cast<unsigned char>(line[bytes]) & 0xC0) != 0x80;
+    if (begins_character && columns-- == 0) break;
+  }
+  return line.substr(0, bytes);
+}
+
 // Characters that would move the cursor or break the line: C0 and C1 controls, line and paragraph separators.
 bool is_control(std::string_view character) {
   const auto byte = [&](size_t i) { return static_cast<unsigned char>(character[i]); };
@@ -63,6 +73,7 @@ void catch_signals() {
   sigaction(SIGTERM, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
+  sigaction(SIGXFSZ, &action, nullptr);  // a file past `ulimit -f`: an error like a full disk
 }
 
 bool interrupted() { return interrupts > 0; }
@@ -115,7 +126,7 @@ void Progress::show(std::string_view line) {
   if (quiet_) return;
   if (terminal_) {
     // A line that wraps could not be replaced.
-    const std::string_view fits = line.substr(0, terminal_columns() - 1);
+    const std::string_view fits = fitting(line, terminal_columns() - 1);
     std::fprintf(stderr, "\r%.*s\x1b[K", static_cast<int>(fits.size()), fits.data());
     std::fflush(stderr);
     width_ = fits.size();

@@ -5,6 +5,7 @@
 #include "cli/terminal.h"
 #include "data/text.h"
 #include "formats/npy.h"
+#include "tokenizers/tokenizer.h"
 #include "tokenizers/utf8_stream.h"
 
 namespace ssm::cli {
@@ -29,6 +30,7 @@ class Tokenize : public Command {
     require_usage(sources == 1, sources == 0 ? "nothing to do" : "more than one source",
                   "; give one of --text TEXT, --file F and --decode F.npy");
     require_usage(decode_.empty() || out_.empty(), "--out with --decode: the text goes to standard output");
+    if (!out_.empty()) require_can_write(out_);
     const auto tokenizer = open_tokenizer(tokenizer_);
     if (!decode_.empty()) return decode(*tokenizer, invocation.common.json);
     const bool token_file = !out_.empty() && Path(out_).extension() != ".npy";

@@ -1,0 +1,18 @@
+// A sequence on disk (`--state-out`, `--state-in`): a safetensors file with the state's entries under their names, the
+// last output, the ids seen, and metadata that binds it to the model that made it. README.md specifies it.
+#pragma once
+
+#include "core/files.h"
+#include "engine/generator.h"
+#include "models/model.h"
+
+namespace ssm {
+
+// Appears whole or not at all.
+void write_state_file(const Path& path, const Model& model, const Snapshot& snapshot);
+
+// Throws Error with the reason unless the file was written by this version for a model with the same config, weights
+// and dtype, and is unchanged since.
+Snapshot read_state_file(const Path& path, const Model& model);
+
+}  // namespace ssm

@@ -1,0 +1,161 @@
+// The door's few classes over the rooms behind it.
+#include "ssm.h"
+
+#include "core/files.h"
+#include "core/threads.h"
+#include "engine/generator.h"
+#include "engine/model_tokenizer.h"
+#include "engine/state_file.h"
+#include "models/model.h"
+#include "tokenizers/tokenizer.h"
+#include "train/optimizer.h"
+
+namespace ssm {
+namespace {
+
+ModelOptions model_options(const EngineOptions& options) {
+  const auto dtype = dtype_named(options.dtype);
+  require(dtype.has_value(), "dtype is \"", options.dtype, "\", expected f32, bf16, f16 or f64");
+  return {.device = Device::named(options.device), .dtype = *dtype, .trainable = options.trainable};
+}
+
+}  // namespace
+
+struct Engine::Parts {
+  Parts(std::unique_ptr<Model> opened, std::unique_ptr<Tokenizer> its_tokenizer, int thread_count)
+      : model(std::move(opened)), tokenizer(std::move(its_tokenizer)), threads(thread_count) {
+    if (model->options().trainable) optimizer = std::make_unique<Optimizer>(model->params());
+  }
+
+  std::unique_ptr<Model> model;
+  std::unique_ptr<Tokenizer> tokenizer;  // null: ids alone
+  Threads threads;
+  std::unique_ptr<Optimizer> optimizer;
+  int64_t steps = 0;
+};
+
+struct Session::Parts {
+  explicit Parts(std::shared_ptr<Engine::Parts> of)
+      : engine(std::move(of)),
+        pool(engine->model->lm().state_spec(), 1),
+        generator(*engine->model, engine->threads, pool, pool.acquire()) {}
+
+  std::shared_ptr<Engine::Parts> engine;
+  StatePool pool;
+  Generator generator;
+};
+
+// Engine --------------------------------------------------------------------------------------------------------------
+
+Engine::Engine(std::shared_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Engine::Engine(Engine&&) noexcept = default;
+Engine& Engine::operator=(Engine&&) noexcept = default;
+Engine::~Engine() = default;
+
+Engine Engine::open(const std::filesystem::path& model, const EngineOptions& options) {
+  auto opened = Model::open(model, model_options(options));
+  auto tokenizer = model_tokenizer_if_any(model, opened->config());
+  return Engine(std::make_shared<Parts>(std::move(opened), std::move(tokenizer), options.threads));
+}
+
+Engine Engine::create(std::string_view config_json, uint64_t seed, const EngineOptions& options) {
+  const ModelConfig config = ModelConfig::from_json(config_json, "config");
+  constexpr int64_t kBytes = 256;
+  return Engine(std::make_shared<Parts>(Model::create(config, seed, model_options(options)),
+                                        config.vocab_size == kBytes ? open_tokenizer("bytes") : nullptr,
+                                        options.threads));
+}
+
+std::string Engine::config() const { return parts_->model->config().json(); }
+int64_t Engine::parameters() const { return parts_->model->params().count(); }
+
+Tensor Engine::logits(std::span<const int64_t> ids) const {
+  const Model& model = *parts_->model;
+  const auto count = static_cast<int64_t>(ids.size());
+  require(count > 0, "no token ids; expected at least one");
+  const Ctx ctx{.device = model.options().device, .threads = &parts_->threads};
+  const Var hidden = model.lm().hidden(ctx, Tensor::of(ids, {count}), Seqs::dense(1, count));
+  return model.lm().logits(ctx, hidden).value;
+}
+
+Session Engine::session() const { return Session(std::make_unique<Session::Parts>(parts_)); }
+
+double Engine::train_step(const Tensor& ids, const TrainStep& step) {
+  Model& model = *parts_->model;
+  require(static_cast<bool>(parts_->optimizer), "train_step needs an engine with EngineOptions::trainable");
+  require(ids && ids.rank() == 2 && ids.dtype() == DType::i64 && ids.size(0) > 0 && ids.size(1) > 1,
+          "train_step expects i64 ids (s, t + 1)");
+  const int64_t count = ids.size(0), length = ids.size(1) - 1;
+  const OptimizerConfig config{
+      .weight_decay = step.weight_decay, .beta1 = step.beta1, .beta2 = step.beta2, .eps = step.eps, .clip = step.clip};
+  config.check();
+
+  Tape tape;
+  const Ctx ctx{.device = model.options().device, .threads = &parts_->threads, .tape = &tape};
+  model.params().forget_gradients();
+  const Var loss =
+      model.lm().loss(ctx, ids.columns(0, length).clone().reshape({count * length}),
+                      ids.columns(1, length + 1).clone().reshape({count * length}), Seqs::dense(count, length));
+  const double value = loss.value.to(DType::f64).item<double>();
+  tape.backward(loss);
+  const Ctx update{.device = ctx.device, .threads = ctx.threads};
+  parts_->optimizer->update(update, config, step.lr, parts_->steps + 1);
+  ++parts_->steps;
+  return value;
+}
+
+void Engine::save(const std::filesystem::path& directory) const {
+  write_directory(directory, [&](const Path& to) { parts_->model->save(to); });
+}
+
+// Session -------------------------------------------------------------------------------------------------------------
+
+Session::Session(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Session::Session(Session&&) noexcept = default;
+Session& Session::operator=(Session&&) noexcept = default;
+Session::~Session() = default;
+
+void Session::read(std::string_view text) {
+  const Tokenizer* tokenizer = parts_->engine->tokenizer.get();
+  require(tokenizer, "this model has no tokenizer that can be read; give ids instead of text");
+  read(tokenizer->encode(text));
+}
+
+void Session::read(std::span<const int64_t> ids) { parts_->generator.read(ids); }
+
+std::vector<int64_t> Session::write(const WriteOptions& options, const std::function<bool(const Token&)>& on_token) {
+  const Tokenizer* tokenizer = parts_->engine->tokenizer.get();
+  GenerateOptions generate{.sampler = {.temperature = options.temperature,
+                                       .top_k = options.top_k,
+                                       .top_p = options.top_p,
+                                       .min_p = options.min_p,
+                                       .repetition_penalty = options.repetition_penalty},
+                           .seed = options.seed,
+                           .max_tokens = options.max_tokens,
+                           .end_of_text = tokenizer ? tokenizer->end_of_text() : std::nullopt};
+  generate.sampler.check();
+  std::vector<int64_t> ids;
+  parts_->generator.write(generate, [&](const WrittenToken& written) {
+    ids.push_back(written.id);
+    return !on_token || on_token({.id = written.id, .bytes = tokenizer ? tokenizer->bytes_of(written.id) : ""});
+  });
+  return ids;
+}
+
+int64_t Session::tokens() const { return parts_->generator.tokens(); }
+
+Session Session::fork() {
+  auto copy = std::make_unique<Parts>(parts_->engine);
+  copy->generator.restore(parts_->generator.snapshot());
+  return Session(std::move(copy));
+}
+
+void Session::save(const std::filesystem::path& file) {
+  write_state_file(file, *parts_->engine->model, parts_->generator.snapshot());
+}
+
+void Session::load(const std::filesystem::path& file) {
+  parts_->generator.restore(read_state_file(file, *parts_->engine->model));
+}
+
+}  // namespace ssm

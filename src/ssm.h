@@ -1,0 +1,107 @@
+// The library's door: load a model, run it, let it write, keep and fork the state of a sequence, train. This header
+// changes with care; all others may change at any time.
+//
+//   ssm::Engine engine = ssm::Engine::open("runs/shakespeare");
+//   ssm::Session session = engine.session();
+//   session.read("ROMEO:");
+//   session.write({.max_tokens = 200}, [](const ssm::Token& token) { std::cout << token.bytes; return true; });
+//
+// Errors of the user (files, sizes, ids) are thrown as ssm::Error. An Engine and its Sessions share one set of threads
+// and are for one thread at a time; weights that train_step changes are those that sessions run with.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/error.h"
+#include "core/tensor.h"
+
+namespace ssm {
+
+struct EngineOptions {
+  std::string device = "auto";  // auto, cpu, ref
+  std::string dtype = "f32";    // of the weights: f32, bf16, f16; f64 on ref
+  int threads = 0;              // 0: one a core
+  bool trainable = false;       // for train_step: weights are copied, gradients kept
+};
+
+// How a session writes; README.md of engine/ describes the sampling.
+struct WriteOptions {
+  int64_t max_tokens = 256;
+  double temperature = 1.0;  // 0: greedy
+  int64_t top_k = 0;
+  double top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
+  uint64_t seed = 0;
+};
+
+struct Token {
+  int64_t id = 0;
+  std::string bytes;  // what it stands for, perhaps half a character; "" when the model has no tokenizer
+};
+
+// One update by AdamW.
+struct TrainStep {
+  double lr = 1e-3, weight_decay = 0.1, beta1 = 0.9, beta2 = 0.95, eps = 1e-8;
+  double clip = 1.0;  // of the global gradient norm; 0: off
+};
+
+// One sequence with its state. Copying is fork().
+class Session {
+ public:
+  Session(Session&&) noexcept;
+  Session& operator=(Session&&) noexcept;
+  ~Session();
+
+  void read(std::string_view text);
+  void read(std::span<const int64_t> ids);
+  // Goes on after what was read and written so far, until on_token returns false; returns the ids written.
+  std::vector<int64_t> write(const WriteOptions& options, const std::function<bool(const Token&)>& on_token = nullptr);
+
+  int64_t tokens() const;  // read and written
+  Session fork();          // a second sequence with the same past
+  // The state as a file of constant size, however long the sequence: `ssm generate --state-in` reads it too. load
+  // replaces this session's past by the file's; the file must come from the same model.
+  void save(const std::filesystem::path& file);
+  void load(const std::filesystem::path& file);
+
+ private:
+  friend class Engine;
+  struct Parts;
+  explicit Session(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+// A model ready to run. Sessions keep what they need of it alive.
+class Engine {
+ public:
+  // A MODEL: a directory, a run, or a weights file with config.json beside it.
+  static Engine open(const std::filesystem::path& model, const EngineOptions& options = {});
+  // Random initial weights for a config.json, given as text.
+  static Engine create(std::string_view config_json, uint64_t seed, const EngineOptions& options = {});
+  Engine(Engine&&) noexcept;
+  Engine& operator=(Engine&&) noexcept;
+  ~Engine();
+
+  std::string config() const;                         // as JSON
+  int64_t parameters() const;                         // how many numbers
+  Tensor logits(std::span<const int64_t> ids) const;  // (t, vocab), with the rows that pad the vocabulary
+  Session session() const;
+  // One optimizer step on rows of ids, (s, t + 1) i64: t inputs and, one further, t targets. Returns the mean loss, in
+  // nats a token, before the update. Needs EngineOptions::trainable.
+  double train_step(const Tensor& ids, const TrainStep& step = {});
+  void save(const std::filesystem::path& directory) const;  // a MODEL; the directory appears whole
+
+ private:
+  friend class Session;
+  struct Parts;
+  explicit Engine(std::shared_ptr<Parts> parts);
+  std::shared_ptr<Parts> parts_;
+};
+
+}  // namespace ssm

@@ -10,7 +10,6 @@ ninja-build          runs the build
 libhwy-dev           Highway: portable SIMD, instructions chosen when the program runs
 libopenblas-dev      matrix products on the CPU
 nlohmann-json3-dev   reads and writes JSON
-libcli11-dev         command-line flags
 '
 test_packages='
 libgtest-dev         GoogleTest: the test program

@@ -122,18 +122,20 @@ void write_file(const Path& path, std::string_view contents) {
   file.commit();
 }
 
-void write_directory(const Path& path, const std::function<void(const Path&)>& fill) {
+void write_directory(const Path& given, const std::function<void(const Path&)>& fill) {
   namespace fs = std::filesystem;
-  const Path temporary = temporary_name(path), old = Path(temporary) += ".old";
+  const Path path = given.has_filename() ? given : given.parent_path();  // "runs/a/" is "runs/a"
   std::error_code problem;
+  require(!fs::exists(path, problem) || (fs::is_directory(path, problem) && fs::is_empty(path, problem)), path.string(),
+          " already exists; remove it or choose another name");
+  const Path temporary = temporary_name(path);
   fs::remove_all(temporary, problem);
   fs::create_directories(temporary, problem);
   require(!problem, "cannot create directory ", path.string(), ": ", problem.message());
   try {
     fill(temporary);
     flush_directory(temporary);
-    if (fs::exists(path)) fs::rename(path, old);
-    fs::rename(temporary, path);
+    fs::rename(temporary, path);  // onto nothing or an empty directory
   } catch (const fs::filesystem_error& failure) {
     fs::remove_all(temporary, problem);
     throw Error("cannot write ", path.string(), ": ", failure.code().message());
@@ -141,7 +143,6 @@ void write_directory(const Path& path, const std::function<void(const Path&)>& f
     fs::remove_all(temporary, problem);
     throw;
   }
-  fs::remove_all(old, problem);
   flush_directory(path.parent_path());
 }
 

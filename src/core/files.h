@@ -52,7 +52,8 @@ class FileWriter {
 
 void write_file(const Path& path, std::string_view contents);  // FileWriter in one call
 
-// A directory filled by `fill` under a temporary name and renamed into place whole; replaces an older one.
+// A directory filled by `fill` under a temporary name and renamed into place whole. Nothing is ever replaced: a path
+// that exists and is not an empty directory is an Error.
 void write_directory(const Path& path, const std::function<void(const Path& temporary)>& fill);
 
 }  // namespace ssm

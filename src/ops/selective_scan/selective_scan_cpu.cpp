@@ -61,8 +61,10 @@ void load_rates(const Matrix<float>& A_log, const Block& block, float* rates) {
   for (int64_t i = 0; i < kWidth; ++i)
     for (int64_t n = 0; n < A_log.columns; ++n)
       rates[n * kWidth + i] = i < block.width ? A_log[block.first + i][n] : 0.0f;
-  for (int64_t i = 0; i < A_log.columns * kWidth; i += lanes)
-    hn::StoreU(hn::Mul(hn::Exp(d, hn::LoadU(d, rates + i)), hn::Set(d, -kLog2E)), d, rates + i);
+  for (int64_t i = 0; i < A_log.columns * kWidth; i += lanes) {
+    const auto log = hn::LoadU(d, rates + i), rate = hn::Mul(hn::Exp(d, log), hn::Set(d, -kLog2E));
+    hn::StoreU(hn::IfThenElse(hn::Eq(log, log), rate, log), d, rates + i);  // Exp makes a number of NaN
+  }
 }
 
 // (10) and (11) for one token and kVectors vectors of channels: advances h (n, kWidth), returns sum_n C h in y.

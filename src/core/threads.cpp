@@ -46,8 +46,8 @@ struct Threads::Pool {
   std::vector<std::thread> workers;
   std::mutex mutex;
   std::condition_variable wake;
-  std::atomic<uint64_t> ticket{0};  // round << kTaskBits | next task
-  std::atomic<int64_t> tasks{0};    // of this round; 0 between rounds
+  std::atomic<uint64_t> ticket{kTaskMask};  // round << kTaskBits | next task; kTaskMask: nothing to take
+  std::atomic<int64_t> tasks{0};            // of this round
   std::atomic<int64_t> finished{0};
   std::atomic<int> sleepers{0};
   std::atomic<bool> stop{false}, failed{false};
@@ -134,7 +134,9 @@ void Threads::run(int64_t tasks, Call call, const void* body) {
   // Tasks are short and end at about the same time; after a while the core may be of more use to whoever holds one.
   for (int spin = 0; pool.finished.load(std::memory_order_acquire) != tasks; ++spin)
     spin < kSpins ? relax() : std::this_thread::yield();
-  pool.tasks.store(0, std::memory_order_release);
+  // The round is closed before the next one's number of tasks is set: seen together with this round's ticket, a larger
+  // number would let a late worker take a task that was never announced.
+  pool.ticket.store(pool.round() << Pool::kTaskBits | Pool::kTaskMask, std::memory_order_release);
   if (pool.failed.exchange(false)) {
     const std::lock_guard lock(pool.mutex);
     std::rethrow_exception(std::exchange(pool.failure, nullptr));

@@ -28,6 +28,7 @@ TEST(Threads, EveryTaskRunsOnceWhateverTheCounts) {
 }
 
 TEST(Threads, ManyShortLoopsInARow) {
+  // More workers than cores, so that some are always late: they must neither take a task twice nor hold a loop up.
   Threads threads(4);
   int64_t total = 0;
   for (int64_t round = 0; round < 20000; ++round) {

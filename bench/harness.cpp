@@ -9,13 +9,14 @@
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <thread>
 
 #include "core/rng.h"
 
 namespace ssm::bench {
 namespace {
 
-constexpr int kFewestRuns = 5, kMostRuns = 200;
+constexpr int kFewestRuns = 5, kMostRuns = 200, kMostRunsInTurn = 9;
 constexpr double kSeconds = 0.5;
 
 double seconds_of(const std::function<void()>& f) {
@@ -54,12 +55,16 @@ Timing time(const std::function<void()>& f) {
 }
 
 std::pair<Timing, Timing> time_in_turn(const std::function<void()>& a, const std::function<void()>& b) {
+  // OpenBLAS's own threads spin for 2^28 cycles after a call, a tenth of a second, on the cores the other side needs.
+  const auto settle = [] { std::this_thread::sleep_for(std::chrono::milliseconds(200)); };
   a(), b();
   std::vector<double> times_a, times_b;
   double total = 0;
   while (static_cast<int>(times_a.size()) < kFewestRuns ||
-         (total < 2 * kSeconds && static_cast<int>(times_a.size()) < kMostRuns)) {
+         (total < 2 * kSeconds && static_cast<int>(times_a.size()) < kMostRunsInTurn)) {
+    settle();
     times_a.push_back(seconds_of(a));
+    settle();
     times_b.push_back(seconds_of(b));
     total += times_a.back() + times_b.back();
   }

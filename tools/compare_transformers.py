@@ -29,8 +29,8 @@ from safetensors.torch import save_file
 from transformers import MambaConfig, MambaForCausalLM
 
 MAMBA_130M = {"vocab_size": 50280, "hidden_size": 768, "num_hidden_layers": 24}
-# About 10 M parameters, bytes for tokens: 6 layers of 1.7 M and an embedding of 0.1 M.
-TRAINED = {"vocab_size": 256, "hidden_size": 512, "num_hidden_layers": 6}
+# About 10 M parameters, bytes for tokens: 10 layers of 0.95 M and an embedding of 0.1 M.
+TRAINED = {"vocab_size": 256, "hidden_size": 384, "num_hidden_layers": 10}
 PREFILL_TOKENS, DECODE_PROMPT, BATCH, LENGTH = 512, 16, 8, 256
 RATES = ("prefill", "decode", "train")
 
@@ -118,9 +118,9 @@ def run_ssm(options, *arguments):
 def ssm_rates(options, model, train_parameters):
     """Tokens a second of prefill, decode and training, by the program's own clock."""
     inference = json.loads(run_ssm(options, "bench", "--model", model, "--prompt", PREFILL_TOKENS,
-                                   "--tokens", options.tokens, "--json"))
+                                   "--tokens", options.tokens, "--only", "prefill", "decode", "--json"))
     training = json.loads(run_ssm(options, "bench", "--train-preset", options.train_preset, "--batch", BATCH,
-                                  "--length", LENGTH, "--json"))
+                                  "--length", LENGTH, "--only", "train", "--json"))
     if training["train_parameters"] != train_parameters:
         raise SystemExit(f"preset {options.train_preset} has {training['train_parameters']} parameters, "
                          f"the model trained with PyTorch {train_parameters}: not the same work")

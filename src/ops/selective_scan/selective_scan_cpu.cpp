@@ -53,17 +53,28 @@ void store_block(const float* from, int64_t e, int64_t states, const Block& bloc
   for (int64_t n = 0; n < states; ++n) std::copy_n(from + n * kWidth, block.width, to + n * e + block.first);
 }
 
-// rates (n, kWidth) = A log2(e) = -exp(A_log) log2(e), transposed: then exp(delta A) is exp2(delta * rate).
+// rates (n, kWidth) = A log2(e) = -exp(A_log) log2(e), transposed: then exp(delta A) is exp2(delta * rate). A
+// single token pays for this as much as for its own exponentials, so whole vectors are gathered.
 template <int64_t kWidth>
 void load_rates(const Matrix<float>& A_log, const Block& block, float* rates) {
   const Tag d;
+  const hn::RebindToSigned<Tag> di;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  for (int64_t i = 0; i < kWidth; ++i)
-    for (int64_t n = 0; n < A_log.columns; ++n)
-      rates[n * kWidth + i] = i < block.width ? A_log[block.first + i][n] : 0.0f;
-  for (int64_t i = 0; i < A_log.columns * kWidth; i += lanes) {
-    const auto log = hn::LoadU(d, rates + i), rate = hn::Mul(hn::Exp(d, log), hn::Set(d, -kLog2E));
-    hn::StoreU(hn::IfThenElse(hn::Eq(log, log), rate, log), d, rates + i);  // Exp makes a number of NaN
+  const auto rows = hn::Mul(hn::Iota(di, 0), hn::Set(di, static_cast<int32_t>(A_log.stride)));
+  HWY_ALIGN float tail[hn::MaxLanes(d)];
+  for (int64_t i = 0; i < kWidth; i += lanes) {
+    for (int64_t n = 0; n < A_log.columns; ++n) {
+      auto log = hn::Zero(d);
+      if (i + lanes <= block.width) {
+        log = hn::GatherIndex(d, A_log[block.first + i] + n, rows);
+      } else {
+        for (int64_t j = 0; j < lanes; ++j) tail[j] = i + j < block.width ? A_log[block.first + i + j][n] : 0.0f;
+        log = hn::Load(d, tail);
+      }
+      const auto rate = hn::Mul(hn::Exp(d, log), hn::Set(d, -kLog2E));
+      // Exp makes a number of NaN.
+      hn::StoreU(hn::IfThenElse(hn::Eq(log, log), rate, log), d, rates + n * kWidth + i);
+    }
   }
 }
 

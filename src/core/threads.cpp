@@ -111,6 +111,8 @@ Threads::Threads(int count) : pool_(std::make_unique<Pool>()) {
 }
 
 Threads::~Threads() {
+  // A worker may still be looking for tasks of the last loop: the last announcement must not look like one to it.
+  pool_->tasks.store(0, std::memory_order_relaxed);
   pool_->stop.store(true, std::memory_order_relaxed);
   pool_->announce();
   for (auto& worker : pool_->workers) worker.join();

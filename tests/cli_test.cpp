@@ -174,6 +174,7 @@ TEST_F(Program, WrongCommandLinesAreUsageErrors) {
   expect_usage({"generat"}, "did you mean generate?");
   expect_usage({"generate", "--modle", "x"}, "did you mean --model?");
   expect_usage({"generate", "--prompt", "x"}, "needs --model");
+  expect_usage({"train", "--data", "f", "--step", "1"}, "did you mean --steps?");
   expect_usage({"info"}, "needs MODEL");
   expect_usage({"info", "a", "b"}, "unexpected argument \"b\"");
   expect_usage({"generate", "--model", "--json"}, "--model needs a value");

@@ -3,6 +3,7 @@
 #include "cli/app.h"
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <cmath>
 #include <sstream>
@@ -128,7 +129,8 @@ class Parser {
       set_field(*field, name, negated ? "false" : "true");
     } else {
       const size_t first = next_;
-      while (next_ < words_.size() && (takes_several(*field) || next_ == first) && !is_known_flag(words_[next_]))
+      while (next_ < words_.size() && (takes_several(*field) || next_ == first) && !is_known_flag(words_[next_]) &&
+             (next_ == first || !is_misspelt_flag(words_[next_])))
         set_field(*field, name, words_[next_++]);
       require_usage(next_ > first, name, " needs a value (", field->help, ")");
     }
@@ -138,6 +140,11 @@ class Parser {
   // value.
   bool is_known_flag(const std::string& word) const {
     return word == "--" || (word.starts_with("--") && find(word.substr(0, word.find('='))));
+  }
+
+  // After the first of several values a word like --lerning-rate is a misspelt flag, not another value.
+  static bool is_misspelt_flag(const std::string& word) {
+    return word.starts_with("--") && word.size() > 2 && std::isalpha(static_cast<unsigned char>(word[2]));
   }
 
   void place(const std::string& word) {

@@ -18,9 +18,7 @@ namespace {
 using bench::Bench;
 using bench::Timing;
 
-struct Measured {
-  nlohmann::ordered_json json;
-};
+using Json = nlohmann::ordered_json;
 
 // The matrices of a model's linear layers, (out, in). The head is apart: prefill needs one row of it.
 struct Projections {
@@ -96,7 +94,7 @@ Tensor some_ids(int64_t count, int64_t vocab) {
   return ids;
 }
 
-void bench_prefill(Bench& bench, const Model& model, const std::string& name, int64_t prompt, Measured& out) {
+void bench_prefill(Bench& bench, const Model& model, const std::string& name, int64_t prompt, Json& out) {
   const Tensor ids = some_ids(prompt, model.config().vocab_size);
   StatePool pool(model.lm().state_spec(), 1);
   const Seqs seqs = Seqs::dense(1, prompt);
@@ -114,13 +112,13 @@ void bench_prefill(Bench& bench, const Model& model, const std::string& name, in
     const BarePasses bare(projections, prompt, bench.threads().count());
     const auto [ours, gemm] = bench::time_in_turn(prefill, [&] { bare.forward(); });
     row.timing = ours, row.limit = tokens / gemm.median, row.limit_name = "its bare sgemm";
-    out.json["prefill_gemm_gflops"] = bare.forward_operations() / gemm.median / 1e9;
-    out.json["prefill_share_of_gemm"] = gemm.median / ours.median;
+    out["prefill_gemm_gflops"] = bare.forward_operations() / gemm.median / 1e9;
+    out["prefill_share_of_gemm"] = gemm.median / ours.median;
   } else {
     row.timing = bench::time(prefill);
   }
   row.rate = tokens / row.timing.median;
-  out.json["prefill_tokens_per_second"] = row.rate;
+  out["prefill_tokens_per_second"] = row.rate;
   const double seconds = row.timing.median;
   bench.add(std::move(row));
 
@@ -148,10 +146,10 @@ void bench_prefill(Bench& bench, const Model& model, const std::string& name, in
              .unit = "ms",
              .limit = seconds * 1e3,
              .limit_name = "the prefill"});
-  out.json["scan_share_of_prefill"] = layers * scan.median / seconds;
+  out["scan_share_of_prefill"] = layers * scan.median / seconds;
 }
 
-void bench_decode(Bench& bench, const Model& model, const std::string& name, int64_t tokens, Measured& out) {
+void bench_decode(Bench& bench, const Model& model, const std::string& name, int64_t tokens, Json& out) {
   StatePool pool(model.lm().state_spec(), 1);
   const Seqs seqs = Seqs::dense(1, 1);
   const Tensor id = Tensor::zeros({1}, DType::i64);
@@ -177,12 +175,12 @@ void bench_decode(Bench& bench, const Model& model, const std::string& name, int
              .unit = "tokens/s",
              .limit = bandwidth / bytes,
              .limit_name = "weights over memory"});
-  out.json["decode_tokens_per_second"] = rate;
-  out.json["decode_share_of_bandwidth"] = rate * bytes / bandwidth;
-  out.json["read_bandwidth_gb_per_second"] = bandwidth / 1e9;
+  out["decode_tokens_per_second"] = rate;
+  out["decode_share_of_bandwidth"] = rate * bytes / bandwidth;
+  out["read_bandwidth_gb_per_second"] = bandwidth / 1e9;
 }
 
-void bench_train(Bench& bench, const std::string& preset, int64_t batch, int64_t length, Measured& out) {
+void bench_train(Bench& bench, const std::string& preset, int64_t batch, int64_t length, Json& out) {
   const auto model = Model::create(ModelConfig::preset(preset), 1, {.trainable = true});
   const int64_t tokens = batch * length;
   const Tensor ids = some_ids(tokens, model->config().vocab_size),
@@ -214,13 +212,13 @@ void bench_train(Bench& bench, const std::string& preset, int64_t batch, int64_t
              .unit = "tokens/s",
              .limit = static_cast<double>(tokens) / gemm.median,
              .limit_name = "its bare sgemm"});
-  out.json["train_preset"] = preset;
-  out.json["train_parameters"] = model->params().count();
-  out.json["train_tokens_per_second"] = rate;
-  out.json["train_share_of_gemm"] = gemm.median / ours.median;
-  out.json["train_gemm_gflops"] = bare.train_operations() / gemm.median / 1e9;
-  out.json["train_peak_bytes"] = memory_stats().peak;
-  for (const SavedBytes& row : saved) out.json["train_saved_bytes"][row.op] = row.bytes;
+  out["train_preset"] = preset;
+  out["train_parameters"] = model->params().count();
+  out["train_tokens_per_second"] = rate;
+  out["train_share_of_gemm"] = gemm.median / ours.median;
+  out["train_gemm_gflops"] = bare.train_operations() / gemm.median / 1e9;
+  out["train_peak_bytes"] = memory_stats().peak;
+  for (const SavedBytes& row : saved) out["train_saved_bytes"][row.op] = row.bytes;
 }
 
 class BenchCommand final : public Command {
@@ -257,9 +255,9 @@ class BenchCommand final : public Command {
     const bool as_json = invocation.common.json;
     Threads threads(static_cast<int>(invocation.common.threads));
     Bench bench(threads, as_json);
-    Measured measured;
-    measured.json["machine"] = bench::machine();
-    measured.json["threads"] = threads.count();
+    Json measured;
+    measured["machine"] = bench::machine();
+    measured["threads"] = threads.count();
     if (!as_json)
       std::printf("%s, %d threads\n%s\n", bench::machine().c_str(), threads.count(), bench::table_header().c_str());
 
@@ -268,8 +266,8 @@ class BenchCommand final : public Command {
       const auto model =
           model_.empty() ? Model::create(ModelConfig::preset(preset_), 1, options) : Model::open(model_, options);
       const std::string name = model_.empty() ? preset_ : Path(model_).filename().string();
-      measured.json["model"] = name;
-      measured.json["parameters"] = model->params().count();
+      measured["model"] = name;
+      measured["parameters"] = model->params().count();
       if (wanted("prefill")) bench_prefill(bench, *model, name, prompt_, measured);
       if (wanted("decode")) bench_decode(bench, *model, name, tokens_, measured);
     }
@@ -281,7 +279,7 @@ class BenchCommand final : public Command {
       bench::bench_rms_norm(bench);
       bench::bench_adamw(bench);
     }
-    if (as_json) std::printf("%s\n", measured.json.dump().c_str());
+    if (as_json) std::printf("%s\n", measured.dump().c_str());
     if (!csv_.empty()) write_file(csv_, bench::csv(bench.rows(), remark_, threads.count()));
     return 0;
   }

@@ -23,7 +23,8 @@ Overloaded(F...) -> Overloaded<F...>;
 bool is_boolean(const Field& field) { return std::holds_alternative<bool*>(field.target); }
 bool takes_several(const Field& field) {
   return std::holds_alternative<std::vector<std::string>*>(field.target) ||
-         std::holds_alternative<std::vector<int64_t>*>(field.target);
+         std::holds_alternative<std::vector<int64_t>*>(field.target) ||
+         std::holds_alternative<std::vector<double>*>(field.target);
 }
 
 template <class Number>
@@ -52,15 +53,17 @@ void set_field(const Field& field, const std::string& flag, const std::string& w
           [&](int64_t* to) { *to = !field.word.empty() && word == field.word ? field.word_value : integer(); },
           [&](double* to) { *to = parse_number<double>(flag, word, "a number"); }, [&](std::string* to) { *to = word; },
           [&](std::vector<int64_t>* to) { to->push_back(integer()); },
+          [&](std::vector<double>* to) { to->push_back(parse_number<double>(flag, word, "a number")); },
           [&](std::vector<std::string>* to) { to->push_back(word); },
           [&](const Field::Nested&) { throw UsageError(flag, " is an object; it can be set in a config file only"); }},
       field.target);
 }
 
 void empty_list(const Field& field) {
-  std::visit(Overloaded{[](std::vector<int64_t>* list) { list->clear(); },
-                        [](std::vector<std::string>* list) { list->clear(); }, [](const auto&) {}},
-             field.target);
+  std::visit(
+      Overloaded{[](std::vector<int64_t>* list) { list->clear(); }, [](std::vector<double>* list) { list->clear(); },
+                 [](std::vector<std::string>* list) { list->clear(); }, [](const auto&) {}},
+      field.target);
 }
 
 // The words after the command's name, against its fields.
@@ -180,7 +183,8 @@ std::string kind_of_value(const Field& field) {
   return std::visit(
       Overloaded{[](bool*) { return ""; }, [](int64_t*) { return " N"; }, [](double*) { return " X"; },
                  [](std::string*) { return " TEXT"; }, [](std::vector<int64_t>*) { return " N..."; },
-                 [](std::vector<std::string>*) { return " TEXT..."; }, [](const Field::Nested&) { return ""; }},
+                 [](std::vector<double>*) { return " X..."; }, [](std::vector<std::string>*) { return " TEXT..."; },
+                 [](const Field::Nested&) { return ""; }},
       field.target);
 }
 

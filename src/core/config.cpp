@@ -1,8 +1,12 @@
 #include "core/config.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <numeric>
+#include <optional>
 
 #include "core/error.h"
 
@@ -22,6 +26,57 @@ std::string shown(const Json& value) {
   return text.size() > 60 ? text.substr(0, 57) + "..." : text;
 }
 
+// What Python writes for numbers that JSON has not: a bare word, or an object around it.
+constexpr std::string_view kFloat = "__float__";
+constexpr std::array<std::string_view, 3> kFloatWords = {"-Infinity", "Infinity", "NaN"};
+
+double float_of_word(std::string_view word) {
+  if (word == "NaN") return std::numeric_limits<double>::quiet_NaN();
+  const double infinity = std::numeric_limits<double>::infinity();
+  return word.starts_with('-') ? -infinity : infinity;
+}
+
+// Bare words outside of strings become the objects.
+std::string without_bare_words(std::string_view json) {
+  std::string result;
+  bool in_string = false;
+  for (size_t i = 0; i < json.size();) {
+    if (in_string && json[i] == '\\' && i + 1 < json.size()) {
+      result += json.substr(i, 2);
+      i += 2;
+      continue;
+    }
+    if (json[i] == '"') in_string = !in_string;
+    std::string_view found;
+    if (!in_string)
+      for (const std::string_view word : kFloatWords)
+        if (found.empty() && json.substr(i).starts_with(word)) found = word;
+    if (found.empty()) {
+      result += json[i++];
+    } else {
+      result += "{\"" + std::string(kFloat) + "\":\"" + std::string(found) + "\"}";
+      i += found.size();
+    }
+  }
+  return result;
+}
+
+std::optional<double> number_in(const Json& value) {
+  if (value.is_number()) return value.get<double>();
+  if (!value.is_object() || value.size() != 1) return std::nullopt;
+  const auto word = value.find(kFloat);
+  if (word == value.end() || !word->is_string()) return std::nullopt;
+  const auto& text = word->get_ref<const std::string&>();
+  if (std::find(kFloatWords.begin(), kFloatWords.end(), text) == kFloatWords.end()) return std::nullopt;
+  return float_of_word(text);
+}
+
+// JSON has no infinity. As a limit, which is what it is in configs, the largest float is as good.
+double writable(double value) {
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  return std::isinf(value) ? std::copysign(kLargest, value) : value;
+}
+
 void read_object(const Fields& fields, const Json& object, const std::string& where, UnknownKeys unknown);
 
 void read_field(const Field& field, const Json& value, const std::string& where, UnknownKeys unknown) {
@@ -39,14 +94,21 @@ void read_field(const Field& field, const Json& value, const std::string& where,
                      *to = field.word_value;
                      return;
                    }
+                   constexpr double kExact = 1LL << 53;  // an integer written as 2.0
+                   if (value.is_number_float() && std::abs(value.get<double>()) <= kExact &&
+                       std::trunc(value.get<double>()) == value.get<double>()) {
+                     *to = static_cast<int64_t>(value.get<double>());
+                     return;
+                   }
                    const bool fits = value.is_number_integer() &&
                                      !(value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{INT64_MAX});
                    expect(fits, field.word.empty() ? "an integer" : "an integer or \"" + field.word + "\"");
                    *to = value.get<int64_t>();
                  },
                  [&](double* to) {
-                   expect(value.is_number(), "a number");
-                   *to = value.get<double>();
+                   const std::optional<double> number = number_in(value);
+                   expect(number.has_value(), "a number");
+                   *to = *number;
                  },
                  [&](std::string* to) {
                    expect(value.is_string(), "a string");
@@ -57,6 +119,13 @@ void read_field(const Field& field, const Json& value, const std::string& where,
                                                           [](const Json& one) { return one.is_number_integer(); }),
                           "a list of integers");
                    *to = value.get<std::vector<int64_t>>();
+                 },
+                 [&](std::vector<double>* to) {
+                   expect(value.is_array() && std::all_of(value.begin(), value.end(),
+                                                          [](const Json& one) { return number_in(one).has_value(); }),
+                          "a list of numbers");
+                   to->clear();
+                   for (const Json& one : value) to->push_back(*number_in(one));
                  },
                  [&](std::vector<std::string>* to) {
                    expect(value.is_array() &&
@@ -76,9 +145,9 @@ void read_object(const Fields& fields, const Json& object, const std::string& wh
   // The order of the declaration, not of the file: a field may decide what a later nested one holds.
   for (const Field& field : fields) {
     const auto found = object.find(field.name);
-    require(found != object.end() || !field.required, where, ": the key ", field.name, " is missing (", field.help,
-            ")");
-    if (found != object.end()) read_field(field, *found, where, unknown);
+    const bool given = found != object.end() && !found->is_null();  // null is Python's None: the default
+    require(given || !field.required, where, ": the key ", field.name, " is missing (", field.help, ")");
+    if (given) read_field(field, *found, where, unknown);
   }
   if (unknown == UnknownKeys::are_skipped) return;
   const std::vector<std::string> known = names_of(fields);
@@ -99,6 +168,12 @@ Json to_json(const Fields& fields) {
                             else
                               object[field.name] = *value;
                           },
+                          [&](double* value) { object[field.name] = writable(*value); },
+                          [&](std::vector<double>* values) {
+                            Json list = Json::array();
+                            for (const double value : *values) list.push_back(writable(value));
+                            object[field.name] = std::move(list);
+                          },
                           [&](auto* value) { object[field.name] = *value; }},
                field.target);
   }
@@ -117,7 +192,7 @@ void read_json(const Fields& fields, std::string_view json, std::string_view whe
   };
   Json object;
   try {
-    object = Json::parse(json, depth_guard);
+    object = Json::parse(without_bare_words(json), depth_guard);
   } catch (const Json::exception& problem) {
     std::string what = problem.what();
     if (const size_t cut = what.find("] "); cut != std::string::npos) what = what.substr(cut + 2);

@@ -16,8 +16,8 @@ using Fields = std::vector<Field>;
 
 struct Field {
   using Nested = std::function<Fields()>;  // an object of further fields
-  using Target =
-      std::variant<bool*, int64_t*, double*, std::string*, std::vector<int64_t>*, std::vector<std::string>*, Nested>;
+  using Target = std::variant<bool*, int64_t*, double*, std::string*, std::vector<int64_t>*, std::vector<double>*,
+                              std::vector<std::string>*, Nested>;
   std::string name;  // the JSON key; the flag is --name with dashes for underscores
   Target target;
   std::string help;
@@ -29,11 +29,12 @@ struct Field {
 
 enum class UnknownKeys { are_errors, are_skipped };
 
-// Sets the fields from a JSON object. `where` opens error messages ("config.json"). Fields the object does not name
-// keep their value. Throws Error on bad JSON, wrong types and, unless told otherwise, unknown keys.
+// Sets the fields from a JSON object. `where` opens error messages ("config.json"). Fields the object does not name, or
+// names with null, keep their value. Where a number is expected, Python's Infinity, -Infinity and NaN are read too,
+// bare or as {"__float__": "Infinity"}. Throws Error on bad JSON, wrong types and, unless told otherwise, unknown keys.
 void read_json(const Fields& fields, std::string_view json, std::string_view where,
                UnknownKeys unknown = UnknownKeys::are_errors);
-// The object with every field, in order; indent 0 gives one line.
+// The object with every field, in order; indent 0 gives one line. Infinity is written as the largest float.
 std::string write_json(const Fields& fields, int indent = 2);
 
 // The known name with the fewest edits, or "" when none is near.

@@ -204,6 +204,32 @@ TEST(Config, OneFieldListReadsAndWritesJson) {
   EXPECT_EQ(write_json(again.fields()), json);
 }
 
+TEST(Config, NumbersThatJsonHasNotAreReadAsPythonWritesThem) {
+  double single = 1;
+  std::vector<double> list;
+  std::string note;
+  int64_t kept = 5, whole = 0;
+  const Fields fields = {
+      {"single", &single, ""}, {"list", &list, ""}, {"note", &note, ""}, {"kept", &kept, ""}, {"whole", &whole, ""}};
+  read_json(fields, R"({"single": {"__float__": "-Infinity"}, "list": [0.0, Infinity, NaN], "kept": null,
+                        "note": "\"Infinity, NaN", "whole": 2.0})",
+            "test");
+  EXPECT_EQ(single, -std::numeric_limits<double>::infinity());
+  ASSERT_EQ(list.size(), 3u);
+  EXPECT_EQ(list[1], std::numeric_limits<double>::infinity());
+  EXPECT_TRUE(std::isnan(list[2]));
+  EXPECT_EQ(note, "\"Infinity, NaN");
+  EXPECT_EQ(kept, 5);
+  EXPECT_EQ(whole, 2);
+  list.pop_back();
+  const std::string written = write_json(fields, 0);
+  read_json(fields, written, "test");
+  EXPECT_EQ(list[1], std::numeric_limits<float>::max()) << written;
+  EXPECT_THROW(read_json(fields, R"({"single": {"__float__": "Infinit"}})", "test"), Error);
+  EXPECT_THROW(read_json(fields, R"({"single": Infinit})", "test"), Error);
+  EXPECT_THROW(read_json(fields, R"({"list": [1, "2"]})", "test"), Error);
+}
+
 TEST(Config, ErrorsNameTheKeyAndTheNearestKnownOne) {
   Sample sample;
   const auto message = [&](const std::string& json) -> std::string {

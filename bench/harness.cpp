@@ -88,23 +88,28 @@ void Bench::check(const Tensor& found, const Tensor& expected, double tolerance,
   require(worst <= tolerance * largest, what, ": wrong before it is timed; error ", worst, ", largest value ", largest);
 }
 
+MemoryReader::MemoryReader(Threads& threads)
+    : threads_(threads), buffer_(Tensor::empty({int64_t{1} << 27}, DType::f32)), sums_(64) {  // 512 MiB
+  std::fill_n(buffer_.data<float>(), buffer_.count(), 1.0f);
+}
+
+void MemoryReader::read() const {
+  const auto* words = static_cast<const uint64_t*>(buffer_.raw());
+  const auto tasks = static_cast<int64_t>(sums_.size()), count = buffer_.count() / 2 / tasks;
+  threads_.parallel(tasks, [&](int64_t task, int) {
+    uint64_t sum[8] = {};  // eight independent sums: the loads do not wait for the additions
+    for (int64_t i = task * count; i < (task + 1) * count; i += 8)
+      for (int64_t j = 0; j < 8; ++j) sum[j] += words[i + j];
+    for (int64_t j = 1; j < 8; ++j) sum[0] += sum[j];
+    sums_[static_cast<size_t>(task)] = sum[0];
+  });
+}
+
 double Bench::read_bandwidth() {
   if (read_bandwidth_ > 0) return read_bandwidth_;
-  const Tensor buffer = Tensor::empty({int64_t{1} << 27}, DType::f32);  // 512 MiB: no cache keeps it
-  std::fill_n(buffer.data<float>(), buffer.count(), 1.0f);
-  const auto* words = static_cast<const uint64_t*>(buffer.raw());
-  const int64_t tasks = 64, count = buffer.count() / 2 / tasks;
-  std::vector<uint64_t> sums(static_cast<size_t>(tasks));
-  const Timing timing = time([&] {
-    threads_.parallel(tasks, [&](int64_t task, int) {
-      uint64_t sum[8] = {};  // eight independent sums: the loads do not wait for the additions
-      for (int64_t i = task * count; i < (task + 1) * count; i += 8)
-        for (int64_t j = 0; j < 8; ++j) sum[j] += words[i + j];
-      for (int64_t j = 1; j < 8; ++j) sum[0] += sum[j];
-      sums[static_cast<size_t>(task)] = sum[0];
-    });
-  });
-  read_bandwidth_ = static_cast<double>(buffer.bytes()) / timing.median;
+  const MemoryReader reader(threads_);
+  const Timing timing = time([&] { reader.read(); });
+  read_bandwidth_ = reader.bytes() / timing.median;
   add({.group = "machine",
        .name = "read memory",
        .shape = "512 MiB",

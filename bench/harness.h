@@ -31,6 +31,19 @@ struct Row {
   std::string rival_name;
 };
 
+// Reading memory that no cache keeps, on all threads: what a pass over weights costs at least.
+class MemoryReader {
+ public:
+  explicit MemoryReader(Threads& threads);
+  void read() const;
+  double bytes() const { return static_cast<double>(buffer_.bytes()); }
+
+ private:
+  Threads& threads_;
+  Tensor buffer_;
+  mutable std::vector<uint64_t> sums_;
+};
+
 class Bench {
  public:
   Bench(Threads& threads, bool quiet) : threads_(threads), quiet_(quiet) {}
@@ -43,7 +56,7 @@ class Bench {
   // Throws Error unless found and expected agree to `tolerance` of the largest expected value.
   void check(const Tensor& found, const Tensor& expected, double tolerance, const std::string& what) const;
 
-  double read_bandwidth();  // bytes a second, all threads reading 512 MiB; measured when first asked for
+  double read_bandwidth();  // bytes a second, by MemoryReader; measured when first asked for
 
  private:
   Threads& threads_;

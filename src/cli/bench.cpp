@@ -16,6 +16,7 @@ namespace ssm::cli {
 namespace {
 
 using bench::Bench;
+using bench::MemoryReader;
 using bench::Timing;
 
 using Json = nlohmann::ordered_json;
@@ -149,35 +150,42 @@ void bench_prefill(Bench& bench, const Model& model, const std::string& name, in
   out["scan_share_of_prefill"] = layers * scan.median / seconds;
 }
 
-void bench_decode(Bench& bench, const Model& model, const std::string& name, int64_t tokens, Json& out) {
-  StatePool pool(model.lm().state_spec(), 1);
-  const Seqs seqs = Seqs::dense(1, 1);
-  const Tensor id = Tensor::zeros({1}, DType::i64);
-  const double bandwidth = bench.read_bandwidth();
+// `sequences` of the model write `tokens` each, in step.
+void bench_decode(Bench& bench, const Model& model, const std::string& name, int64_t sequences, int64_t tokens,
+                  Json& out) {
+  StatePool pool(model.lm().state_spec(), sequences);
+  const Seqs seqs = Seqs::dense(sequences, 1);
+  const Tensor ids = Tensor::zeros({sequences}, DType::i64);
   const auto decode = [&] {
     for (int64_t i = 0; i < tokens; ++i) {
       const Tensor logits =
-          model.lm().logits(bench.ctx(), model.lm().hidden(bench.ctx(), id, seqs, pool.state())).value;
-      const auto all = logits.span<float>();
-      id.data<int64_t>()[0] = std::max_element(all.begin(), all.begin() + model.config().vocab_size) - all.begin();
+          model.lm().logits(bench.ctx(), model.lm().hidden(bench.ctx(), ids, seqs, pool.state())).value;
+      const auto rows = logits.matrix<float>();
+      for (int64_t s = 0; s < sequences; ++s)
+        ids.data<int64_t>()[s] = std::max_element(rows[s], rows[s] + model.config().vocab_size) - rows[s];
     }
   };
-  const Timing timing = bench::time(decode);
-  // A tied embedding is read once a token, as the head; an untied one by single rows.
+  const MemoryReader reader(bench.threads());
+  const auto [ours, reading] = bench::time_in_turn(decode, [&] {
+    for (int64_t i = 0; i < tokens; ++i) reader.read();
+  });
+  const auto steps = static_cast<double>(tokens), all = static_cast<double>(sequences * tokens);
+  const double bandwidth = steps * reader.bytes() / reading.median, rate = all / ours.median;
+  // A step reads the weights once for all sequences (a tied embedding as the head; an untied one by single rows).
   const double bytes = static_cast<double>(model.params().bytes());
-  const double rate = static_cast<double>(tokens) / timing.median;
-  const std::string dtype(name_of(model.options().dtype));
+  const double limit = static_cast<double>(sequences) * bandwidth / bytes;
   bench.add({.group = "model",
-             .name = "decode " + dtype,
-             .shape = text(name, ", ", tokens, " tokens"),
-             .timing = timing,
+             .name = "decode " + std::string(name_of(model.options().dtype)),
+             .shape = text(name, ", ", sequences, " x ", tokens, " tokens"),
+             .timing = ours,
              .rate = rate,
              .unit = "tokens/s",
-             .limit = bandwidth / bytes,
+             .limit = limit,
              .limit_name = "weights over memory"});
-  out["decode_tokens_per_second"] = rate;
-  out["decode_share_of_bandwidth"] = rate * bytes / bandwidth;
-  out["read_bandwidth_gb_per_second"] = bandwidth / 1e9;
+  Json& at = out["decode"][std::to_string(sequences)];
+  at["tokens_per_second"] = rate;
+  at["share_of_bandwidth"] = rate / limit;
+  at["read_bandwidth_gb_per_second"] = bandwidth / 1e9;
 }
 
 void bench_train(Bench& bench, const std::string& preset, int64_t batch, int64_t length, Json& out) {
@@ -231,6 +239,7 @@ class BenchCommand final : public Command {
             {"preset", &preset_, "or a preset with random weights"},
             {"prompt", &prompt_, "tokens of the prefill"},
             {"tokens", &tokens_, "tokens decoded"},
+            {"sequences", &sequences_, "sequences that decode together; several counts may be given (default 1 16)"},
             {"train_preset", &train_preset_, "preset of the training step"},
             {"batch", &batch_, "sequences of the training step"},
             {"length", &length_, "tokens of each"},
@@ -247,6 +256,8 @@ class BenchCommand final : public Command {
     for (const auto& [flag, value] :
          {std::pair{"prompt", prompt_}, {"tokens", tokens_}, {"batch", batch_}, {"length", length_}})
       require(value >= 1 && value <= 1 << 24, "--", flag, " ", value, ": expected 1 to ", 1 << 24);
+    for (const int64_t count : sequences_)
+      require(count >= 1 && count <= 4096, "--sequences ", count, ": expected 1 to 4096");
     require(invocation.common.device_kind() == Device::cpu(), "--device ", invocation.common.device,
             ": bench measures the cpu");
     const auto wanted = [&](const char* part) {
@@ -269,7 +280,9 @@ class BenchCommand final : public Command {
       measured["model"] = name;
       measured["parameters"] = model->params().count();
       if (wanted("prefill")) bench_prefill(bench, *model, name, prompt_, measured);
-      if (wanted("decode")) bench_decode(bench, *model, name, tokens_, measured);
+      if (wanted("decode"))
+        for (const int64_t sequences : sequences_.empty() ? std::vector<int64_t>{1, 16} : sequences_)
+          bench_decode(bench, *model, name, sequences, tokens_, measured);
     }
     if (wanted("train")) bench_train(bench, train_preset_, batch_, length_, measured);
     if (wanted("ops")) {
@@ -288,6 +301,7 @@ class BenchCommand final : public Command {
   std::string model_, preset_ = "mamba-130m", train_preset_ = "bytes-10m", csv_, remark_;
   int64_t prompt_ = 512, tokens_ = 32, batch_ = 8, length_ = 256;
   std::vector<std::string> only_;
+  std::vector<int64_t> sequences_;
 };
 
 }  // namespace

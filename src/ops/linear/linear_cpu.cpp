@@ -3,10 +3,12 @@
 // by block.
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "ops/linear/linear_cpu.cpp"
+#include <hwy/cache_control.h>
 #include <hwy/foreach_target.h>
 #include <hwy/highway.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "ops/linear/gemm.h"
 #include "ops/linear/linear.h"
@@ -15,9 +17,18 @@
 HWY_BEFORE_NAMESPACE();
 namespace ssm::cpu::HWY_NAMESPACE {
 
-// A few rows go through the kernel in groups: 8 rows with two sums each fill the 16 registers of AVX2.
-constexpr int64_t kGroup = 8;
-// Weight rows of one task: 64 x 768 x 4 bytes = 196 KiB, some 10 us of memory traffic.
+// Up to here each weight row is multiplied into all rows as it streams by. Beyond, arithmetic is the limit, and tiles
+// of kTileX rows of x by kTileWeights of the weight load each operand once for several products: as many as fill the
+// registers with two sums for each product.
+constexpr int64_t kStreamRows = 4;
+constexpr int kTileX = 2;
+constexpr int kTileWeights = HWY_TARGET == HWY_AVX3 ? 4 : 2;
+// Columns of a tile's pass: 4 KiB of each row, so that a tile's weights stay in the first-level cache for all rows of
+// x.
+constexpr int64_t kTileColumns = 1024;
+// Weight rows of the smallest task: 8 x 768 x 4 bytes = 24 KiB, some 2 us of memory traffic.
+constexpr int64_t kFewestRows = 8;
+// Weight rows widened by one task.
 constexpr int64_t kTaskRows = 64;
 
 template <class D>
@@ -39,15 +50,64 @@ HWY_INLINE hn::Vec<D> load_weight(D d, const F16* from) {
   return hn::PromoteTo(d, hn::LoadU(d16, reinterpret_cast<const hwy::float16_t*>(from)));
 }
 
-HWY_INLINE float to_float(float value) { return value; }
-template <class W>
-HWY_INLINE float to_float(W value) {
-  return static_cast<float>(value);
+// The first `count` elements, the other lanes 0.
+template <class D, class W>
+HWY_INLINE hn::Vec<D> load_weight_up_to(D d, const W* from, size_t count) {
+  HWY_ALIGN W lanes[hn::MaxLanes(d)] = {};
+  std::copy_n(from, count, lanes);
+  return load_weight(d, lanes);
 }
+
+// The order of a sum, here and in the tiles, depends on the number of columns alone, so a row's result is the same in
+// every batch: vectors of products are added to an even and an odd sum in turn, then those two, then their lanes:
+// halves onto each other down to four, and of four (0 + 2) + (1 + 3).
+#if HWY_TARGET == HWY_SCALAR || HWY_HAVE_SCALABLE
+template <class D>
+HWY_INLINE float sum_lanes(D d, hn::Vec<D> v) {
+  return hn::GetLane(hn::SumOfLanes(d, v));
+}
+template <int kCount, class D>
+HWY_INLINE void sum_lanes_of(D d, const hn::Vec<D> (&v)[kCount], float (&sums)[kCount]) {
+  for (int i = 0; i < kCount; ++i) sums[i] = sum_lanes(d, v[i]);
+}
+#else
+using Four = hn::Full128<float>;
+
+template <class D>
+HWY_INLINE hn::Vec<Four> fold(D d, hn::Vec<D> v) {
+  if constexpr (hn::MaxLanes(d) == 4) {
+    return v;
+  } else {
+    const hn::Half<D> half;
+    return fold(half, hn::Add(hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+}
+
+// The four sums as one vector.
+HWY_INLINE hn::Vec<Four> sums_of_four(hn::Vec<Four> a, hn::Vec<Four> b, hn::Vec<Four> c, hn::Vec<Four> e) {
+  const Four d;
+  const hn::RepartitionToWide<Four> wide;
+  const auto ab = hn::BitCast(wide, hn::Add(hn::InterleaveLower(d, a, b), hn::InterleaveUpper(d, a, b)));
+  const auto ce = hn::BitCast(wide, hn::Add(hn::InterleaveLower(d, c, e), hn::InterleaveUpper(d, c, e)));
+  return hn::Add(hn::BitCast(d, hn::InterleaveLower(wide, ab, ce)), hn::BitCast(d, hn::InterleaveUpper(wide, ab, ce)));
+}
+template <class D>
+HWY_INLINE float sum_lanes(D d, hn::Vec<D> v) {
+  const auto four = fold(d, v);
+  return hn::GetLane(sums_of_four(four, four, four, four));
+}
+template <int kCount, class D>
+HWY_INLINE void sum_lanes_of(D d, const hn::Vec<D> (&v)[kCount], float (&sums)[kCount]) {
+  static_assert(kCount == 2 || kCount == 4);
+  const auto a = fold(d, v[0]), b = fold(d, v[1]);
+  HWY_ALIGN float lanes[4];
+  hn::Store(sums_of_four(a, b, fold(d, v[kCount - 2]), fold(d, v[kCount - 1])), Four(), lanes);
+  std::copy_n(lanes, kCount, sums);
+}
+#endif
 
 // y[t][o] for kRows rows of x and one row of the weight. The weight is one stream from front to back: processors fetch
 // that ahead better than four rows side by side, or than prefetch instructions (30 GB/s a core; with them 17 to 28).
-// The order of a sum depends on `in` alone: a row's result is the same in every group and batch.
 template <int kRows, class W>
 void dot_rows(const Matrix<float>& x, const W* weight, float bias, const Matrix<float>& y, int64_t t, int64_t o) {
   const hn::ScalableTag<float> d;
@@ -62,10 +122,115 @@ void dot_rows(const Matrix<float>& x, const W* weight, float bias, const Matrix<
       odd[r] = hn::MulAdd(second, hn::LoadU(d, x[t + r] + i + lanes), odd[r]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    float sum = hn::GetLane(hn::SumOfLanes(d, hn::Add(even[r], odd[r])));
-    for (int64_t rest = i; rest < x.columns; ++rest) sum += x[t + r][rest] * to_float(weight[rest]);
-    y[t + r][o] = sum + bias;
+  for (; i < x.columns; i += lanes) {
+    const auto count = static_cast<size_t>(std::min(lanes, x.columns - i));
+    const auto rest = load_weight_up_to(d, weight + i, count);
+    for (int r = 0; r < kRows; ++r) {
+      even[r] = hn::MulAdd(rest, load_up_to(d, x[t + r] + i, count), even[r]);
+      std::swap(even[r], odd[r]);
+    }
+  }
+  for (int r = 0; r < kRows; ++r) y[t + r][o] = sum_lanes(d, hn::Add(even[r], odd[r])) + bias;
+}
+
+// Columns [from, to) of kX rows of x from t on, times kW rows of the weight from o on, added to the sums of the tile:
+// pairs of vectors (even, odd), kW for a row of x.
+template <int kX, int kW, class W>
+HWY_INLINE void multiply_tile(const Matrix<float>& x, const Matrix<W>& weight, int64_t t, int64_t o, int64_t from,
+                              int64_t to, float* sums) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  hn::Vec<decltype(d)> even[kX][kW], odd[kX][kW];
+  for (int r = 0; r < kX; ++r) {
+    for (int j = 0; j < kW; ++j) {
+      even[r][j] = hn::LoadU(d, sums + 2 * (r * kW + j) * lanes);
+      odd[r][j] = hn::LoadU(d, sums + (2 * (r * kW + j) + 1) * lanes);
+    }
+  }
+  int64_t i = from;
+  for (; i + 2 * lanes <= to; i += 2 * lanes) {
+    hn::Vec<decltype(d)> first[kX], second[kX];
+    for (int r = 0; r < kX; ++r) {
+      first[r] = hn::LoadU(d, x[t + r] + i);
+      second[r] = hn::LoadU(d, x[t + r] + i + lanes);
+    }
+    for (int j = 0; j < kW; ++j) {
+      const auto left = load_weight(d, weight[o + j] + i), right = load_weight(d, weight[o + j] + i + lanes);
+      for (int r = 0; r < kX; ++r) {
+        even[r][j] = hn::MulAdd(left, first[r], even[r][j]);
+        odd[r][j] = hn::MulAdd(right, second[r], odd[r][j]);
+      }
+    }
+  }
+  for (; i < to; i += lanes) {  // in the last pass alone: the others are whole pairs of vectors
+    const auto count = static_cast<size_t>(std::min(lanes, to - i));
+    for (int j = 0; j < kW; ++j) {
+      const auto rest = load_weight_up_to(d, weight[o + j] + i, count);
+      for (int r = 0; r < kX; ++r) {
+        even[r][j] = hn::MulAdd(rest, load_up_to(d, x[t + r] + i, count), even[r][j]);
+        std::swap(even[r][j], odd[r][j]);
+      }
+    }
+  }
+  for (int r = 0; r < kX; ++r) {
+    for (int j = 0; j < kW; ++j) {
+      hn::StoreU(even[r][j], d, sums + 2 * (r * kW + j) * lanes);
+      hn::StoreU(odd[r][j], d, sums + (2 * (r * kW + j) + 1) * lanes);
+    }
+  }
+}
+
+// A share of the weights of the next pass, so that they are in the cache when it begins: nothing else asks memory for
+// them while this pass works in the cache. `part` of `parts` equal pieces of kTileWeights rows' columns [from, to).
+template <class W>
+HWY_INLINE void fetch_ahead(const Matrix<W>& weight, int64_t o, int64_t from, int64_t to, int64_t part, int64_t parts) {
+  constexpr auto kLine = static_cast<int64_t>(64 / sizeof(W));
+  const int64_t lines = (to - from + kLine - 1) / kLine;
+  for (int64_t line = lines * part / parts; line < lines * (part + 1) / parts; ++line)
+    for (int64_t j = 0; j < kTileWeights; ++j) hwy::Prefetch(weight[o + j] + from + line * kLine);
+}
+
+// y[t][o] for all rows t of x and kTileWeights rows of the weight from o on. `sums`: x.rows * kTileWeights pairs.
+template <class W>
+void dot_tiles(const Matrix<float>& x, const Matrix<W>& weight, const float* bias, const Matrix<float>& y, int64_t o,
+               float* sums) {
+  const hn::ScalableTag<float> d;
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  const int64_t row = 2 * kTileWeights * lanes;  // of `sums`
+  std::fill_n(sums, x.rows * row, 0.0f);
+  for (int64_t from = 0; from < x.columns; from += kTileColumns) {
+    const int64_t to = std::min(x.columns, from + kTileColumns);
+    const bool last = to == x.columns;
+    const int64_t next_o = last ? std::min(o + kTileWeights, weight.rows - kTileWeights) : o;
+    const int64_t next_from = last ? 0 : to, next_to = std::min(x.columns, next_from + kTileColumns);
+    int64_t t = 0;
+    for (; t + kTileX <= x.rows; t += kTileX) {
+      fetch_ahead(weight, next_o, next_from, next_to, t / kTileX, x.rows / kTileX);
+      multiply_tile<kTileX, kTileWeights>(x, weight, t, o, from, to, sums + t * row);
+    }
+    for (; t < x.rows; ++t) multiply_tile<1, kTileWeights>(x, weight, t, o, from, to, sums + t * row);
+  }
+  for (int64_t t = 0; t < x.rows; ++t) {
+    hn::Vec<decltype(d)> pairs[kTileWeights];
+    for (int64_t j = 0; j < kTileWeights; ++j) {
+      const float* at = sums + t * row + 2 * j * lanes;
+      pairs[j] = hn::Add(hn::LoadU(d, at), hn::LoadU(d, at + lanes));
+    }
+    float results[kTileWeights];
+    sum_lanes_of<kTileWeights>(d, pairs, results);
+    for (int64_t j = 0; j < kTileWeights; ++j) y[t][o + j] = results[j] + (bias ? bias[o + j] : 0.0f);
+  }
+}
+
+template <class W>
+void dot_few(const Matrix<float>& x, const W* weight, float bias, const Matrix<float>& y, int64_t o) {
+  for (int64_t t = 0; t < x.rows; t += kStreamRows) {
+    switch (std::min(kStreamRows, x.rows - t)) {
+      case 1: dot_rows<1>(x, weight, bias, y, t, o); break;
+      case 2: dot_rows<2>(x, weight, bias, y, t, o); break;
+      case 3: dot_rows<3>(x, weight, bias, y, t, o); break;
+      default: dot_rows<4>(x, weight, bias, y, t, o); break;
+    }
   }
 }
 
@@ -75,26 +240,23 @@ void few_rows(const LinearForward& args, Threads& threads) {
   const auto weight = args.weight.matrix<W>();
   const float* bias = args.bias.data<float>();
   const int64_t out = weight.rows;
-  // Long stretches of memory for each thread, a few of them so that a thread that is late costs little. Rows are
-  // independent, so here the number of threads may decide.
-  const int64_t rows = std::max<int64_t>(kTaskRows, out / (4 * threads.count()));
-  threads.parallel((out + rows - 1) / rows, [&](int64_t task, int) {
-    const int64_t end = std::min(out, (task + 1) * rows);
-    for (int64_t o = task * rows; o < end; ++o) {
-      const float b = bias ? bias[o] : 0.0f;
-      for (int64_t t = 0; t < x.rows; t += kGroup) {
-        switch (std::min(kGroup, x.rows - t)) {
-          case 1: dot_rows<1>(x, weight[o], b, y, t, o); break;
-          case 2: dot_rows<2>(x, weight[o], b, y, t, o); break;
-          case 3: dot_rows<3>(x, weight[o], b, y, t, o); break;
-          case 4: dot_rows<4>(x, weight[o], b, y, t, o); break;
-          case 5: dot_rows<5>(x, weight[o], b, y, t, o); break;
-          case 6: dot_rows<6>(x, weight[o], b, y, t, o); break;
-          case 7: dot_rows<7>(x, weight[o], b, y, t, o); break;
-          default: dot_rows<8>(x, weight[o], b, y, t, o); break;
-        }
-      }
-    }
+  // Long stretches of memory for each thread, then ever shorter ones, so that all end together: each task is a share
+  // of what is left. Rows are independent, so here the number of threads may decide.
+  std::vector<int64_t> ends;
+  for (int64_t end = 0; end < out;) {
+    end += std::min(out - end, std::max<int64_t>(kFewestRows, (out - end) / (2 * threads.count())));
+    ends.push_back(end);
+  }
+  const int64_t pairs = x.rows * kTileWeights;
+  const Tensor scratch = Tensor::empty(
+      {threads.count(), 2 * pairs * static_cast<int64_t>(hn::MaxLanes(hn::ScalableTag<float>()))}, DType::f32);
+  threads.parallel(static_cast<int64_t>(ends.size()), [&](int64_t task, int worker) {
+    const int64_t end = ends[static_cast<size_t>(task)];
+    int64_t o = task > 0 ? ends[static_cast<size_t>(task) - 1] : 0;
+    if (x.rows > kStreamRows)
+      for (; o + kTileWeights <= end; o += kTileWeights)
+        dot_tiles(x, weight, bias, y, o, scratch.matrix<float>()[worker]);
+    for (; o < end; ++o) dot_few(x, weight[o], bias ? bias[o] : 0.0f, y, o);
   });
 }
 
@@ -104,6 +266,12 @@ void few_rows_forward(const LinearForward& args, Threads& threads) {
     case DType::f16: return few_rows<F16>(args, threads);
     default: return few_rows<float>(args, threads);
   }
+}
+
+HWY_INLINE float to_float(float value) { return value; }
+template <class W>
+HWY_INLINE float to_float(W value) {
+  return static_cast<float>(value);
 }
 
 template <class W>

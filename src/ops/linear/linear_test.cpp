@@ -19,7 +19,7 @@ OpCase linear_case(int64_t t, int64_t columns, int64_t out, bool with_bias) {
 }
 
 TEST(Linear, EveryDeviceAgreesOnUglySizes) {
-  // Around the lanes, the groups of eight rows, the end of the few-rows kernel at 16 and the tiles of GEMM.
+  // Around the lanes, streams of up to four rows, the end of the few-rows kernels at 16 and the tiles of GEMM.
   for (const int64_t t : {1, 2, 3, 4, 5, 7, 8, 9, 16, 17, 33})
     for (const auto& [columns, out] : {std::pair<int64_t, int64_t>{1, 1}, {7, 5}, {16, 3}, {33, 66}})
       check_op(linear_case(t, columns, out, t % 2 == 0));
@@ -69,12 +69,23 @@ TEST(Linear, SameBitsForAnyNumberOfThreads) {
 }
 
 TEST(Linear, ARowDoesNotDependOnItsNeighbours) {
+  // In any number of rows that the few-rows kernels take, for columns around lanes, pairs of vectors and passes of
+  // tiles.
   Ctx ctx{Device::cpu(), &test_threads()};
-  const Tensor x = random_tensor("x", {16, 45}, DType::f32);
-  const Var weight{random_tensor("weight", {9, 45}, DType::f32), {}};
-  const Tensor all = linear(ctx, {x, {}}, weight).value;
-  for (int64_t t = 0; t < 16; ++t)
-    expect_near(linear(ctx, {x.rows(t, t + 1), {}}, weight).value, all.rows(t, t + 1), 0, text("row ", t));
+  for (const int64_t columns : {1, 31, 48, 1024, 1061, 2500}) {
+    const Tensor x = random_tensor("x", {16, columns}, DType::f32);
+    const Var weight{random_tensor("weight", {11, columns}, DType::f32), {}};
+    for_each_simd_target([&](const std::string& target) {
+      SCOPED_TRACE(target);
+      const Tensor all = linear(ctx, {x, {}}, weight).value;
+      expect_near(all, linear({Device::ref(), &test_threads()}, {x, {}}, weight).value, tolerance(DType::f32, columns),
+                  text(columns, " columns"));
+      for (const int64_t rows : {1, 2, 3, 4, 5, 6, 9, 15})
+        expect_near(linear(ctx, {x.rows(0, rows), {}}, weight).value, all.rows(0, rows), 0, text(rows, " rows"));
+      for (int64_t t = 0; t < 16; ++t)
+        expect_near(linear(ctx, {x.rows(t, t + 1), {}}, weight).value, all.rows(t, t + 1), 0, text("row ", t));
+    });
+  }
 }
 
 TEST(Linear, GemmTilesLargeProducts) {

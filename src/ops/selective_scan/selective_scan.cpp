@@ -21,6 +21,8 @@ void check_inputs(const ScanIn& in, const Seqs& seqs, const Var* h) {
   check(in.D, {e}, "D", true);
   check(in.dt_bias, {e}, "dt_bias", true);
   check(in.z, {t, e}, "z", true);
+  require(!in.rates || in.rates.shape() == Shape({n, e}), "selective_scan: rates are ", in.rates.shape(), ", expected ",
+          Shape({n, e}));
   if (!h) return;
   require(h->value.rank() == 3, "selective_scan: the state is ", h->value.shape(), ", expected (slots, n, e)");
   check(*h, {h->value.size(0), n, e}, "the state");
@@ -32,6 +34,13 @@ int64_t scan_chunks(const Seqs& seqs) {
   int64_t chunks = 0;
   for (int64_t s = 0; s < seqs.count(); ++s) chunks += (seqs.length(s) + kScanChunk - 1) / kScanChunk;
   return chunks;
+}
+
+Tensor scan_rates(const Ctx& ctx, const Tensor& A_log) {
+  if (ctx.device.is_ref()) return {};
+  const Tensor rates = Tensor::empty({A_log.size(1), A_log.size(0)}, DType::f32);
+  cpu::scan_rates(A_log, rates);
+  return rates;
 }
 
 Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
@@ -49,6 +58,7 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                    .seqs = &seqs};
   if (h) args.h = ctx.tape ? h->value.clone() : h->value;
   args.out = Tensor::empty(in.x.value.shape(), dtype);
+  if (!ctx.tape) args.rates = in.rates;
   if (ctx.tape) args.starts = Tensor::empty({scan_chunks(seqs), n, e}, dtype);
   ctx.device.is_ref() ? ref::selective_scan_forward(args, *ctx.threads)
                       : cpu::selective_scan_forward(args, *ctx.threads);

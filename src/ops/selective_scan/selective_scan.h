@@ -24,7 +24,12 @@ namespace ssm {
 
 struct ScanIn {
   Var x, dt, A_log, B, C, D, dt_bias, z;
+  Tensor rates;  // scan_rates(ctx, A_log), or absent; not looked at under a tape
 };
+
+// What a call makes of A_log before it begins: -exp(A_log) log2(e), f32 (n, e). One token costs as much exponential for
+// this as for its own decays, so who decodes with constant weights keeps it. Absent on ref, which has no use for it.
+Tensor scan_rates(const Ctx& ctx, const Tensor& A_log);
 
 Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h);
 
@@ -33,7 +38,7 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h);
 inline constexpr int64_t kScanChunk = 64;
 
 struct ScanForward {
-  Tensor x, dt, A_log, B, C, D, dt_bias, z;
+  Tensor x, dt, A_log, B, C, D, dt_bias, z, rates;
   const Seqs* seqs;
   Tensor h;       // (slots, n, e) advanced in place, or absent
   Tensor out;     // (t, e)
@@ -56,6 +61,7 @@ void selective_scan_forward(const ScanForward&, Threads&);
 void selective_scan_backward(const ScanBackward&, Threads&);
 }  // namespace ref
 namespace cpu {
+void scan_rates(const Tensor& A_log, const Tensor& rates);
 void selective_scan_forward(const ScanForward&, Threads&);
 void selective_scan_backward(const ScanBackward&, Threads&);
 }  // namespace cpu

@@ -78,6 +78,18 @@ void load_rates(const Matrix<float>& A_log, const Block& block, float* rates) {
   }
 }
 
+void make_rates(const Tensor& A_log, const Tensor& rates) {
+  const int64_t e = A_log.size(0), states = A_log.size(1);
+  HWY_ALIGN float one[kForwardWidth];
+  for (int64_t first = 0; first < e; first += kForwardWidth) {
+    const Block block{first, std::min(kForwardWidth, e - first)};
+    for (int64_t n = 0; n < states; ++n) {
+      load_rates<kForwardWidth>(A_log.columns(n, n + 1).matrix<float>(), block, one);
+      std::copy_n(one, block.width, rates.data<float>() + n * e + first);
+    }
+  }
+}
+
 // (10) and (11) for one token and kVectors vectors of channels: advances h (n, kWidth), returns sum_n C h in y.
 template <int kVectors, int64_t kWidth>
 HWY_INLINE void step(const float* rates, const float* B, const float* C, int64_t states, const Vec (&delta)[kVectors],
@@ -151,6 +163,7 @@ void selective_scan_forward(const ScanForward& args, Threads& threads) {
   const Tensor scratch = Tensor::empty({threads.count(), 2 * tile}, DType::f32);  // rates and h of each worker
   float* states_in_out = args.h.data<float>();
   float* starts = args.starts.data<float>();
+  const float* kept_rates = args.rates.data<float>();
   const Tag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
 
@@ -162,7 +175,10 @@ void selective_scan_forward(const ScanForward& args, Threads& threads) {
     const Block block{first, std::min(kForwardWidth, e - first)};
     float* rates = scratch.matrix<float>()[worker];
     float* h = rates + tile;
-    load_rates<kForwardWidth>(rows.A_log, block, rates);
+    if (kept_rates)
+      load_block<kForwardWidth>(kept_rates, e, states, block, rates);
+    else
+      load_rates<kForwardWidth>(rows.A_log, block, rates);
     float* carried = states_in_out ? states_in_out + seqs.slots[s] * row : nullptr;
     if (carried)
       load_block<kForwardWidth>(carried, e, states, block, h);
@@ -439,6 +455,9 @@ HWY_AFTER_NAMESPACE();
 namespace ssm::cpu {
 HWY_EXPORT(selective_scan_forward);
 HWY_EXPORT(selective_scan_backward);
+HWY_EXPORT(make_rates);
+
+void scan_rates(const Tensor& A_log, const Tensor& rates) { HWY_DYNAMIC_DISPATCH(make_rates)(A_log, rates); }
 
 void selective_scan_forward(const ScanForward& args, Threads& threads) {
   HWY_DYNAMIC_DISPATCH(selective_scan_forward)(args, threads);

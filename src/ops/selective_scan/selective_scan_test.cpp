@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/rng.h"
 #include "tests/op_check.h"
 
 namespace ssm::test {
@@ -140,6 +141,32 @@ TEST(SelectiveScan, SameBitsForAnyNumberOfThreads) {
     for (size_t i = 0; i < found.size(); ++i)
       EXPECT_EQ(0, std::memcmp(found[i].raw(), first[i].raw(), static_cast<size_t>(found[i].bytes())))
           << "tensor " << i << ", " << count << " threads";
+  }
+}
+
+TEST(SelectiveScan, RatesKeptFromBeforeGiveTheSameBits) {
+  Threads threads(2);
+  const Ctx ctx{.device = Device::cpu(), .threads = &threads};
+  for (const auto& [t, e, n] : {std::tuple<int64_t, int64_t, int64_t>{1, 131, 16}, {5, 64, 3}, {3, 7, 256}}) {
+    const auto input = [](const char* name, const Shape& shape) {
+      const Tensor tensor = Tensor::empty(shape, DType::f32);
+      const Rng rng(3, name);
+      for (int64_t i = 0; i < tensor.count(); ++i)
+        tensor.data<float>()[i] = static_cast<float>(rng.normal(static_cast<uint64_t>(i)));
+      return Var{tensor, {}};
+    };
+    ScanIn in{.x = input("x", {t, e}),
+              .dt = input("dt", {t, e}),
+              .A_log = input("A_log", {e, n}),
+              .B = input("B", {t, n}),
+              .C = input("C", {t, n})};
+    const Seqs seqs = Seqs::dense(1, t);
+    const Tensor without = selective_scan(ctx, in, seqs, nullptr).value;
+    in.rates = scan_rates(ctx, in.A_log.value);
+    const Tensor with = selective_scan(ctx, in, seqs, nullptr).value;
+    EXPECT_EQ(std::memcmp(with.raw(), without.raw(), static_cast<size_t>(with.bytes())), 0) << "e " << e << " n " << n;
+    in.rates = in.rates.columns(0, 1);
+    EXPECT_THROW(selective_scan(ctx, in, seqs, nullptr), Error);
   }
 }
 

@@ -6,7 +6,10 @@
 #include "engine/generator.h"
 #include "engine/model_tokenizer.h"
 #include "engine/state_file.h"
+#include "formats/checkpoint.h"
+#include "mixers/mixer.h"
 #include "models/model.h"
+#include "ops/linear/linear.h"
 #include "tokenizers/tokenizer.h"
 #include "train/optimizer.h"
 
@@ -157,5 +160,104 @@ void Session::save(const std::filesystem::path& file) {
 void Session::load(const std::filesystem::path& file) {
   parts_->generator.restore(read_state_file(file, *parts_->engine->model));
 }
+
+// Network -------------------------------------------------------------------------------------------------------------
+
+struct Network::Parts {
+  Parts(std::filesystem::path from, const EngineOptions& options)
+      : path(std::move(from)), model(model_options(options)), tensors(read_weights(path)), threads(options.threads) {
+    require(!options.trainable, path.string(), ": a Network is not trainable");
+  }
+  Ctx ctx() { return {.device = model.device, .threads = &threads}; }
+  DType working() const { return model.dtype == DType::f64 ? DType::f64 : DType::f32; }  // of activations
+  const Tensor& find(const std::string& name) const {
+    const auto found = tensors.find(name);
+    require(found != tensors.end(), path.string(), " has no tensor ", name);
+    return found->second;
+  }
+
+  std::filesystem::path path;
+  ModelOptions model;
+  TensorMap tensors;
+  Threads threads;
+};
+
+struct MixerStream::Parts {
+  Parts(std::shared_ptr<Network::Parts> of, std::shared_ptr<const Mixer> its_mixer, int64_t d)
+      : network(std::move(of)), mixer(std::move(its_mixer)), d_model(d), pool(mixer->state(), 1) {
+    slot = pool.acquire();
+  }
+
+  std::shared_ptr<Network::Parts> network;
+  std::shared_ptr<const Mixer> mixer;
+  int64_t d_model;
+  StatePool pool;
+  StatePool::Slot slot;
+};
+
+Network::Network(std::shared_ptr<Parts> parts) : parts_(std::move(parts)) {}
+Network::Network(Network&&) noexcept = default;
+Network& Network::operator=(Network&&) noexcept = default;
+Network::~Network() = default;
+
+Network Network::open(const std::filesystem::path& weights, const EngineOptions& options) {
+  return Network(std::make_shared<Parts>(weights, options));
+}
+
+std::vector<std::string> Network::names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, tensor] : parts_->tensors) names.push_back(name);
+  return names;
+}
+
+Tensor Network::tensor(std::string_view name) const { return parts_->find(std::string(name)).to(DType::f32); }
+
+Tensor Network::linear(std::string_view name, const Tensor& x) const {
+  const std::string prefix(name);
+  const auto bias = parts_->tensors.find(prefix + ".bias");
+  const DType working = parts_->working();
+  const Var no_bias;
+  return ssm::linear(parts_->ctx(), {x.to(working), {}}, {parts_->find(prefix + ".weight").to(working), {}},
+                     bias == parts_->tensors.end() ? no_bias : Var{bias->second.to(working), {}})
+      .value.to(DType::f32);
+}
+
+MixerStream Network::mixer(std::string_view name, std::string_view kind, int64_t d_model,
+                           std::string_view config) const {
+  require(d_model > 0, name, ": d_model is ", d_model, ", expected at least 1");
+  const auto settings = mixer_kind(kind).config();
+  read_json(settings->fields(), config, name);
+  ParamStore store({.dtype = parts_->model.dtype, .source = &parts_->tensors});
+  try {
+    std::shared_ptr<const Mixer> mixer = settings->build(Params(store).sub(name), d_model, 1);
+    return MixerStream(std::make_unique<MixerStream::Parts>(parts_, std::move(mixer), d_model));
+  } catch (const Error& problem) {
+    throw Error(parts_->path.string(), ": ", problem.what());
+  }
+}
+
+MixerStream::MixerStream(std::unique_ptr<Parts> parts) : parts_(std::move(parts)) {}
+MixerStream::MixerStream(MixerStream&&) noexcept = default;
+MixerStream& MixerStream::operator=(MixerStream&&) noexcept = default;
+MixerStream::~MixerStream() = default;
+
+Tensor MixerStream::forward(const Tensor& x) {
+  require(x && x.rank() == 2 && x.size(1) == parts_->d_model, "the input of a mixer is ", x.shape(), ", expected (t, ",
+          parts_->d_model, ")");
+  if (x.size(0) == 0) return x;
+  const Var u{x.to(parts_->network->working()), {}};
+  return parts_->mixer->forward(parts_->network->ctx(), u, Seqs::dense(1, x.size(0)), parts_->pool.state())
+      .value.to(DType::f32);
+}
+
+MixerStream MixerStream::fork() const {
+  auto copy = std::make_unique<Parts>(parts_->network, parts_->mixer, parts_->d_model);
+  copy->pool.restore(copy->slot, parts_->pool.save(parts_->slot));
+  return MixerStream(std::move(copy));
+}
+
+void MixerStream::reset() { parts_->pool.zero(parts_->slot); }
+
+int64_t MixerStream::state_bytes() const { return bytes_of(parts_->pool.spec()); }
 
 }  // namespace ssm

@@ -104,4 +104,52 @@ class Engine {
   std::shared_ptr<Parts> parts_;
 };
 
+// Models that are not language models ---------------------------------------------------------------------------------
+
+// One sequence through one mixer, its state beside it: whole sequences, pieces and single samples are the same call.
+class MixerStream {
+ public:
+  MixerStream(MixerStream&&) noexcept;
+  MixerStream& operator=(MixerStream&&) noexcept;
+  ~MixerStream();
+
+  Tensor forward(const Tensor& x);  // f32 (t, d_model) -> (t, d_model); the next call goes on after these t samples
+  MixerStream fork() const;         // a second sequence with the same past
+  void reset();                     // back to the zero state
+  int64_t state_bytes() const;
+
+ private:
+  friend class Network;
+  struct Parts;
+  explicit MixerStream(std::unique_ptr<Parts> parts);
+  std::unique_ptr<Parts> parts_;
+};
+
+// Named weights of a file, and the layers that use them: what a classifier or a filter around a mixer is made of.
+//
+//   const ssm::Network net = ssm::Network::open("spotter.safetensors");
+//   ssm::MixerStream mamba = net.mixer("mamba", "Mamba1", 64);
+//   const ssm::Tensor features = mamba.forward(net.linear("linear_in", frames));
+class Network {
+ public:
+  static Network open(const std::filesystem::path& weights, const EngineOptions& options = {});  // safetensors or .bin
+  Network(Network&&) noexcept;
+  Network& operator=(Network&&) noexcept;
+  ~Network();
+
+  std::vector<std::string> names() const;
+  Tensor tensor(std::string_view name) const;                   // f32, as stored; throws Error when there is none
+  Tensor linear(std::string_view name, const Tensor& x) const;  // x (t, in) name.weight^T + name.bias, if there is one
+  // The mixer of width d_model whose parameters are called name.*; `kind` and `config` are what config.json has as
+  // ssm_cfg.layer and as the rest of ssm_cfg.
+  MixerStream mixer(std::string_view name, std::string_view kind, int64_t d_model,
+                    std::string_view config = "{}") const;
+
+ private:
+  friend class MixerStream;
+  struct Parts;
+  explicit Network(std::shared_ptr<Parts> parts);
+  std::shared_ptr<Parts> parts_;
+};
+
 }  // namespace ssm

@@ -96,5 +96,58 @@ TEST(Door, MistakesAreErrors) {
   EXPECT_TRUE(fails_with("(s, t + 1)", [&] { trainable.train_step(Tensor::zeros({4}, DType::i64)); }));
 }
 
+// Logits that the authors' own program prints for their recording (data/keyword-spotter).
+TEST(DoorNetwork, APublishedKeywordSpotterAnswersAsItsAuthorsSay) {
+  constexpr double kExpected[] = {2.785138,  5.158771,  -1.276157,  8.506478,   -17.429506,
+                                  -6.067291, -8.790417, -15.064961, -14.502712, 25.272921};
+  for (const EngineOptions& options : {EngineOptions{}, EngineOptions{.device = "ref", .dtype = "f64"}}) {
+    const Network net =
+        Network::open(std::string(SSM_SOURCE_ROOT) + "/data/keyword-spotter/mambakws-any-10.safetensors", options);
+    const Tensor x = net.linear("linear_in", net.tensor("sample_input"));  // (100, 64)
+    for (const int64_t piece : {1, 7, 100}) {
+      MixerStream mamba = net.mixer("mamba", "Mamba1", 64);
+      const Tensor mean = Tensor::zeros({1, 64}, DType::f32);
+      for (int64_t t = 0; t < 100; t += piece) {
+        const Tensor y = mamba.forward(x.rows(t, std::min<int64_t>(100, t + piece)));
+        for (int64_t i = 0; i < y.count(); ++i) mean.data<float>()[i % 64] += y.data<float>()[i] / 100;
+      }
+      const Tensor logits = net.linear("classifier", mean);
+      for (int64_t i = 0; i < 10; ++i)
+        EXPECT_NEAR(logits.data<float>()[i], kExpected[i], 1e-4) << options.device << ", pieces of " << piece;
+    }
+  }
+}
+
+TEST(DoorNetwork, AStreamForksAndStartsAnew) {
+  const Network net = Network::open(std::string(SSM_SOURCE_ROOT) + "/data/keyword-spotter/mambakws-any-10.safetensors");
+  const Tensor x = net.linear("linear_in", net.tensor("sample_input"));
+  MixerStream one = net.mixer("mamba", "Mamba1", 64);
+  const Tensor first = one.forward(x.rows(0, 20));
+  MixerStream two = one.fork();
+  const auto equal = [](const Tensor& a, const Tensor& b) {
+    return std::equal(a.data<float>(), a.data<float>() + a.count(), b.data<float>());
+  };
+  two.forward(x.rows(50, 60));  // what the fork hears, the first does not
+  MixerStream three = one.fork();
+  EXPECT_TRUE(equal(one.forward(x.rows(20, 30)), three.forward(x.rows(20, 30))));
+  one.reset();
+  EXPECT_TRUE(equal(one.forward(x.rows(0, 20)), first));
+  EXPECT_GT(one.state_bytes(), 0);
+}
+
+TEST(DoorNetwork, WhatIsNotThereIsAnError) {
+  const std::string path = std::string(SSM_SOURCE_ROOT) + "/data/keyword-spotter/mambakws-any-10.safetensors";
+  const Network net = Network::open(path);
+  EXPECT_THROW(net.tensor("nothing"), Error);
+  EXPECT_THROW(net.linear("nothing", net.tensor("sample_input")), Error);
+  EXPECT_THROW(net.linear("classifier", net.tensor("sample_input")), Error);  // (100, 40) where (t, 64) is expected
+  EXPECT_THROW(net.mixer("nothing", "Mamba1", 64), Error);
+  EXPECT_THROW(net.mixer("mamba", "Mamba1", 63), Error);
+  EXPECT_THROW(net.mixer("mamba", "Mamba1", 64, R"({"d_stat": 16})"), Error);
+  EXPECT_THROW(net.mixer("mamba", "Mamba9", 64), Error);
+  EXPECT_THROW(net.mixer("mamba", "Mamba1", 64).forward(Tensor::zeros({3, 65}, DType::f32)), Error);
+  EXPECT_THROW(Network::open(path + ".not"), Error);
+}
+
 }  // namespace
 }  // namespace ssm

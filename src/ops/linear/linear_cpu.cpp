@@ -19,9 +19,9 @@ namespace ssm::cpu::HWY_NAMESPACE {
 
 // Up to here each weight row is multiplied into all rows as it streams by. Beyond, arithmetic is the limit, and tiles
 // of kTileX rows of x by kTileWeights of the weight load each operand once for several products: as many as fill the
-// registers with two sums for each product.
+// registers.
 constexpr int64_t kStreamRows = 4;
-constexpr int kTileX = 2;
+constexpr int kTileX = 4;
 constexpr int kTileWeights = HWY_TARGET == HWY_AVX3 ? 4 : 2;
 // Columns of a tile's pass: 4 KiB of each row, so that a tile's weights stay in the first-level cache for all rows of
 // x.
@@ -59,8 +59,8 @@ HWY_INLINE hn::Vec<D> load_weight_up_to(D d, const W* from, size_t count) {
 }
 
 // The order of a sum, here and in the tiles, depends on the number of columns alone, so a row's result is the same in
-// every batch: vectors of products are added to an even and an odd sum in turn, then those two, then their lanes:
-// halves onto each other down to four, and of four (0 + 2) + (1 + 3).
+// every batch: vectors of products one after the other, then their lanes: halves onto each other down to four, and of
+// four (0 + 2) + (1 + 3).
 #if HWY_TARGET == HWY_SCALAR || HWY_HAVE_SCALABLE
 template <class D>
 HWY_INLINE float sum_lanes(D d, hn::Vec<D> v) {
@@ -112,70 +112,60 @@ template <int kRows, class W>
 void dot_rows(const Matrix<float>& x, const W* weight, float bias, const Matrix<float>& y, int64_t t, int64_t o) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  hn::Vec<decltype(d)> even[kRows], odd[kRows];
-  for (int r = 0; r < kRows; ++r) even[r] = odd[r] = hn::Zero(d);
+  hn::Vec<decltype(d)> sums[kRows];
+  for (int r = 0; r < kRows; ++r) sums[r] = hn::Zero(d);
   int64_t i = 0;
-  for (; i + 2 * lanes <= x.columns; i += 2 * lanes) {
-    const auto first = load_weight(d, weight + i), second = load_weight(d, weight + i + lanes);
-    for (int r = 0; r < kRows; ++r) {
-      even[r] = hn::MulAdd(first, hn::LoadU(d, x[t + r] + i), even[r]);
-      odd[r] = hn::MulAdd(second, hn::LoadU(d, x[t + r] + i + lanes), odd[r]);
-    }
+  for (; i + lanes <= x.columns; i += lanes) {
+    const auto w = load_weight(d, weight + i);
+    for (int r = 0; r < kRows; ++r) sums[r] = hn::MulAdd(w, hn::LoadU(d, x[t + r] + i), sums[r]);
   }
-  for (; i < x.columns; i += lanes) {
-    const auto count = static_cast<size_t>(std::min(lanes, x.columns - i));
-    const auto rest = load_weight_up_to(d, weight + i, count);
-    for (int r = 0; r < kRows; ++r) {
-      even[r] = hn::MulAdd(rest, load_up_to(d, x[t + r] + i, count), even[r]);
-      std::swap(even[r], odd[r]);
-    }
+  if (i < x.columns) {
+    const auto count = static_cast<size_t>(x.columns - i);
+    const auto w = load_weight_up_to(d, weight + i, count);
+    for (int r = 0; r < kRows; ++r) sums[r] = hn::MulAdd(w, load_up_to(d, x[t + r] + i, count), sums[r]);
   }
-  for (int r = 0; r < kRows; ++r) y[t + r][o] = sum_lanes(d, hn::Add(even[r], odd[r])) + bias;
+  for (int r = 0; r < kRows; ++r) y[t + r][o] = sum_lanes(d, sums[r]) + bias;
 }
 
-// Columns [from, to) of kX rows of x from t on, times kW rows of the weight from o on, added to the sums of the tile:
-// pairs of vectors (even, odd), kW for a row of x.
+// One pass of a tile: columns [from, to) of its rows.
+struct Pass {
+  int64_t from, to;
+  bool first, last;
+};
+
+// kX rows of x from t on, times kW rows of the weight from o on. Between passes the sums, kW vectors a row of x, wait
+// in `sums`; after the last one they are results.
 template <int kX, int kW, class W>
-HWY_INLINE void multiply_tile(const Matrix<float>& x, const Matrix<W>& weight, int64_t t, int64_t o, int64_t from,
-                              int64_t to, float* sums) {
+HWY_INLINE void multiply_tile(const Matrix<float>& x, const Matrix<W>& weight, const float* bias,
+                              const Matrix<float>& y, int64_t t, int64_t o, const Pass& pass, float* sums) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  hn::Vec<decltype(d)> even[kX][kW], odd[kX][kW];
-  for (int r = 0; r < kX; ++r) {
-    for (int j = 0; j < kW; ++j) {
-      even[r][j] = hn::LoadU(d, sums + 2 * (r * kW + j) * lanes);
-      odd[r][j] = hn::LoadU(d, sums + (2 * (r * kW + j) + 1) * lanes);
-    }
-  }
-  int64_t i = from;
-  for (; i + 2 * lanes <= to; i += 2 * lanes) {
-    hn::Vec<decltype(d)> first[kX], second[kX];
+  hn::Vec<decltype(d)> tile[kX][kW];
+  for (int r = 0; r < kX; ++r)
+    for (int j = 0; j < kW; ++j) tile[r][j] = pass.first ? hn::Zero(d) : hn::LoadU(d, sums + (r * kW + j) * lanes);
+  int64_t i = pass.from;
+  for (; i + lanes <= pass.to; i += lanes) {
+    hn::Vec<decltype(d)> w[kW];
+    for (int j = 0; j < kW; ++j) w[j] = load_weight(d, weight[o + j] + i);
     for (int r = 0; r < kX; ++r) {
-      first[r] = hn::LoadU(d, x[t + r] + i);
-      second[r] = hn::LoadU(d, x[t + r] + i + lanes);
-    }
-    for (int j = 0; j < kW; ++j) {
-      const auto left = load_weight(d, weight[o + j] + i), right = load_weight(d, weight[o + j] + i + lanes);
-      for (int r = 0; r < kX; ++r) {
-        even[r][j] = hn::MulAdd(left, first[r], even[r][j]);
-        odd[r][j] = hn::MulAdd(right, second[r], odd[r][j]);
-      }
+      const auto v = hn::LoadU(d, x[t + r] + i);
+      for (int j = 0; j < kW; ++j) tile[r][j] = hn::MulAdd(w[j], v, tile[r][j]);
     }
   }
-  for (; i < to; i += lanes) {  // in the last pass alone: the others are whole pairs of vectors
-    const auto count = static_cast<size_t>(std::min(lanes, to - i));
+  if (i < pass.to) {  // in the last pass alone: the others are whole vectors
+    const auto count = static_cast<size_t>(pass.to - i);
     for (int j = 0; j < kW; ++j) {
-      const auto rest = load_weight_up_to(d, weight[o + j] + i, count);
-      for (int r = 0; r < kX; ++r) {
-        even[r][j] = hn::MulAdd(rest, load_up_to(d, x[t + r] + i, count), even[r][j]);
-        std::swap(even[r][j], odd[r][j]);
-      }
+      const auto w = load_weight_up_to(d, weight[o + j] + i, count);
+      for (int r = 0; r < kX; ++r) tile[r][j] = hn::MulAdd(w, load_up_to(d, x[t + r] + i, count), tile[r][j]);
     }
   }
   for (int r = 0; r < kX; ++r) {
-    for (int j = 0; j < kW; ++j) {
-      hn::StoreU(even[r][j], d, sums + 2 * (r * kW + j) * lanes);
-      hn::StoreU(odd[r][j], d, sums + (2 * (r * kW + j) + 1) * lanes);
+    if (pass.last) {
+      float results[kW];
+      sum_lanes_of<kW>(d, tile[r], results);
+      for (int j = 0; j < kW; ++j) y[t + r][o + j] = results[j] + (bias ? bias[o + j] : 0.0f);
+    } else {
+      for (int j = 0; j < kW; ++j) hn::StoreU(tile[r][j], d, sums + (r * kW + j) * lanes);
     }
   }
 }
@@ -190,35 +180,27 @@ HWY_INLINE void fetch_ahead(const Matrix<W>& weight, int64_t o, int64_t from, in
     for (int64_t j = 0; j < kTileWeights; ++j) hwy::Prefetch(weight[o + j] + from + line * kLine);
 }
 
-// y[t][o] for all rows t of x and kTileWeights rows of the weight from o on. `sums`: x.rows * kTileWeights pairs.
+// y[t][o] for all rows t of x and kTileWeights rows of the weight from o on. `sums`: x.rows * kTileWeights vectors.
 template <class W>
 void dot_tiles(const Matrix<float>& x, const Matrix<W>& weight, const float* bias, const Matrix<float>& y, int64_t o,
                float* sums) {
-  const hn::ScalableTag<float> d;
-  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
-  const int64_t row = 2 * kTileWeights * lanes;  // of `sums`
-  std::fill_n(sums, x.rows * row, 0.0f);
-  for (int64_t from = 0; from < x.columns; from += kTileColumns) {
-    const int64_t to = std::min(x.columns, from + kTileColumns);
-    const bool last = to == x.columns;
-    const int64_t next_o = last ? std::min(o + kTileWeights, weight.rows - kTileWeights) : o;
-    const int64_t next_from = last ? 0 : to, next_to = std::min(x.columns, next_from + kTileColumns);
-    int64_t t = 0;
-    for (; t + kTileX <= x.rows; t += kTileX) {
-      fetch_ahead(weight, next_o, next_from, next_to, t / kTileX, x.rows / kTileX);
-      multiply_tile<kTileX, kTileWeights>(x, weight, t, o, from, to, sums + t * row);
+  const int64_t row = kTileWeights * static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));  // of `sums`
+  const int64_t columns = x.columns, tiles = (x.rows + kTileX - 1) / kTileX;
+  for (int64_t from = 0; from < columns; from += kTileColumns) {
+    const Pass pass{from, std::min(columns, from + kTileColumns), from == 0, from + kTileColumns >= columns};
+    const int64_t next_o = pass.last ? std::min(o + kTileWeights, weight.rows - kTileWeights) : o;
+    const int64_t next_from = pass.last ? 0 : pass.to, next_to = std::min(columns, next_from + kTileColumns);
+    for (int64_t tile = 0; tile < tiles; ++tile) {
+      fetch_ahead(weight, next_o, next_from, next_to, tile, tiles);
+      const int64_t t = tile * kTileX;
+      float* at = sums + t * row;
+      switch (std::min<int64_t>(kTileX, x.rows - t)) {
+        case 1: multiply_tile<1, kTileWeights>(x, weight, bias, y, t, o, pass, at); break;
+        case 2: multiply_tile<2, kTileWeights>(x, weight, bias, y, t, o, pass, at); break;
+        case 3: multiply_tile<3, kTileWeights>(x, weight, bias, y, t, o, pass, at); break;
+        default: multiply_tile<kTileX, kTileWeights>(x, weight, bias, y, t, o, pass, at); break;
+      }
     }
-    for (; t < x.rows; ++t) multiply_tile<1, kTileWeights>(x, weight, t, o, from, to, sums + t * row);
-  }
-  for (int64_t t = 0; t < x.rows; ++t) {
-    hn::Vec<decltype(d)> pairs[kTileWeights];
-    for (int64_t j = 0; j < kTileWeights; ++j) {
-      const float* at = sums + t * row + 2 * j * lanes;
-      pairs[j] = hn::Add(hn::LoadU(d, at), hn::LoadU(d, at + lanes));
-    }
-    float results[kTileWeights];
-    sum_lanes_of<kTileWeights>(d, pairs, results);
-    for (int64_t j = 0; j < kTileWeights; ++j) y[t][o + j] = results[j] + (bias ? bias[o + j] : 0.0f);
   }
 }
 
@@ -247,9 +229,8 @@ void few_rows(const LinearForward& args, Threads& threads) {
     end += std::min(out - end, std::max<int64_t>(kFewestRows, (out - end) / (2 * threads.count())));
     ends.push_back(end);
   }
-  const int64_t pairs = x.rows * kTileWeights;
-  const Tensor scratch = Tensor::empty(
-      {threads.count(), 2 * pairs * static_cast<int64_t>(hn::MaxLanes(hn::ScalableTag<float>()))}, DType::f32);
+  const auto lanes = static_cast<int64_t>(hn::MaxLanes(hn::ScalableTag<float>()));
+  const Tensor scratch = Tensor::empty({threads.count(), x.rows * kTileWeights * lanes}, DType::f32);
   threads.parallel(static_cast<int64_t>(ends.size()), [&](int64_t task, int worker) {
     const int64_t end = ends[static_cast<size_t>(task)];
     int64_t o = task > 0 ? ends[static_cast<size_t>(task) - 1] : 0;

@@ -14,6 +14,24 @@ namespace {
 constexpr int64_t kWidth = 12;  // not a multiple of any vector length
 constexpr int64_t kLayers = 3;
 
+// A registered mixer in settings that fit kWidth. Keys a mixer does not have are skipped.
+struct MixerCase {
+  const MixerKind& kind;
+  std::string settings;  // JSON
+
+  std::unique_ptr<MixerConfig> config() const {
+    auto config = kind.config();
+    read_json(config->fields(), settings, kind.name, UnknownKeys::are_skipped);
+    return config;
+  }
+};
+
+// The defaults as far as they go with so small a width, and everything the other way round.
+const std::vector<std::string> kSettings = {
+    R"({"headdim": 3})",
+    R"({"headdim": 3, "ngroups": 2, "d_ssm": 18, "d_state": 5, "d_conv": 3, "bias": true, "conv_bias": false,
+        "D_has_hdim": true, "norm_before_gate": true})"};
+
 // One mixer with its parameters, moved off their initial values so that no term is zero or one by accident.
 struct Fixture {
   std::unique_ptr<ParamStore> store;
@@ -21,10 +39,11 @@ struct Fixture {
   Device device;
   DType dtype;
 
-  Fixture(const MixerKind& kind, Device on, DType precision, bool trainable = false, const TensorMap* source = nullptr)
+  Fixture(const MixerCase& mixer_case, Device on, DType precision, bool trainable = false,
+          const TensorMap* source = nullptr)
       : store(std::make_unique<ParamStore>(
             ParamStore::Options{.dtype = precision, .seed = 7, .source = source, .trainable = trainable})),
-        mixer(kind.config()->build(Params(*store), kWidth, kLayers)),
+        mixer(mixer_case.config()->build(Params(*store), kWidth, kLayers)),
         device(on),
         dtype(precision) {
     if (source) return;
@@ -69,19 +88,21 @@ void expect_same_states(const StatePool& a, StatePool::Slot slot_a, const StateP
   expect_near(as_tensor(a.save(slot_a)), as_tensor(b.save(slot_b)), tolerance, what);
 }
 
-void for_each_mixer(const std::function<void(const MixerKind&)>& body) {
+void for_each_mixer(const std::function<void(const MixerCase&)>& body) {
   for (const MixerKind& kind : mixer_kinds()) {
-    SCOPED_TRACE(kind.name);
-    body(kind);
+    for (const std::string& settings : kSettings) {
+      SCOPED_TRACE(text(kind.name, " ", settings));
+      body({kind, settings});
+    }
   }
 }
 
 void for_each_mixer_and_device(const std::function<void(const Fixture&)>& body) {
-  for_each_mixer([&](const MixerKind& kind) {
+  for_each_mixer([&](const MixerCase& mixer_case) {
     for (const auto& [device, dtype] :
          {std::pair{Device::ref(), DType::f64}, {Device::ref(), DType::f32}, {Device::cpu(), DType::f32}}) {
       SCOPED_TRACE(text(name_of(device), " ", name_of(dtype)));
-      body(Fixture(kind, device, dtype));
+      body(Fixture(mixer_case, device, dtype));
     }
   });
 }
@@ -149,8 +170,8 @@ TEST(Laws, ForkThenDivergeLeavesTheParentUnchanged) {
 }
 
 TEST(Laws, CpuEqualsRef) {
-  for_each_mixer([](const MixerKind& kind) {
-    const Fixture exact(kind, Device::ref(), DType::f64), fast(kind, Device::cpu(), DType::f32);
+  for_each_mixer([](const MixerCase& mixer_case) {
+    const Fixture exact(mixer_case, Device::ref(), DType::f64), fast(mixer_case, Device::cpu(), DType::f32);
     const Seqs seqs = Seqs::ragged(std::vector<int64_t>{66, 1, 30});
     StatePool exact_pool = exact.pool(3), fast_pool = fast.pool(3);
     const Tensor expected = exact.run(exact.input(97), seqs, exact_pool.state());
@@ -163,11 +184,11 @@ TEST(Laws, CpuEqualsRef) {
 }
 
 TEST(Laws, SaveAndLoadIsIdentity) {
-  for_each_mixer([](const MixerKind& kind) {
-    const Fixture first(kind, Device::cpu(), DType::f32);
+  for_each_mixer([](const MixerCase& mixer_case) {
+    const Fixture first(mixer_case, Device::cpu(), DType::f32);
     TensorMap saved;
     for (const auto& param : first.store->all()) saved[param->name] = param->var.value;
-    const Fixture second(kind, Device::cpu(), DType::f32, true, &saved);
+    const Fixture second(mixer_case, Device::cpu(), DType::f32, true, &saved);
     second.store->expect_all_used("the saved mixer");
     const Seqs seqs = Seqs::dense(1, 20);
     expect_near(second.run(second.input(20), seqs), first.run(first.input(20), seqs), 0, "output of the loaded mixer");
@@ -195,8 +216,8 @@ double two_calls(const Fixture& f, const Tensor& u, Tape* tape, std::vector<Var>
 }
 
 TEST(Laws, GradientIsFiniteDifferenceAlsoThroughCarriedState) {
-  for_each_mixer([](const MixerKind& kind) {
-    const Fixture f(kind, Device::ref(), DType::f64, true);
+  for_each_mixer([](const MixerCase& mixer_case) {
+    const Fixture f(mixer_case, Device::ref(), DType::f64, true);
     const Tensor u = f.input(13);
     Tape tape;
     std::vector<Var> start;

@@ -164,7 +164,7 @@ Json to_json(const Fields& fields) {
     std::visit(Overloaded{[&](const Field::Nested& nested) { object[field.name] = to_json(nested()); },
                           [&](int64_t* value) {
                             if (!field.word.empty() && *value == field.word_value)
-                              object[field.name] = field.word;
+                              object[field.name] = field.word == "null" ? Json() : Json(field.word);
                             else
                               object[field.name] = *value;
                           },

@@ -22,7 +22,8 @@ struct Field {
   Target target;
   std::string help;
   bool required = false;
-  // JSON may also give a string here (dt_rank: "auto"), which stands for this number.
+  // JSON may also give a string here (dt_rank: "auto"), which stands for this number; the
+  // word null is JSON's own. A number that is NaN is written as null, too.
   std::string word;
   int64_t word_value = 0;
 };

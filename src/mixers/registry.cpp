@@ -2,6 +2,7 @@
 // nobody names.
 #include "core/error.h"
 #include "mixers/mamba/mamba.h"
+#include "mixers/mamba2/mamba2.h"
 #include "mixers/mixer.h"
 
 namespace ssm {
@@ -10,6 +11,8 @@ const std::vector<MixerKind>& mixer_kinds() {
   static const std::vector<MixerKind> kinds = {
       {"Mamba1", "selective state space model S6 (Gu & Dao 2023)",
        [] { return std::unique_ptr<MixerConfig>(new MambaConfig); }},
+      {"Mamba2", "state space dual model SSD (Dao & Gu 2024)",
+       [] { return std::unique_ptr<MixerConfig>(new Mamba2Config); }},
   };
   return kinds;
 }

@@ -79,8 +79,10 @@ std::string machine();  // "AMD EPYC ..., 2 cores"
 // One function an op, beside the op.
 void bench_linear(Bench& bench);
 void bench_selective_scan(Bench& bench);
+void bench_ssd(Bench& bench);
 void bench_conv1d(Bench& bench);
 void bench_rms_norm(Bench& bench);
+void bench_gated_rms_norm(Bench& bench);
 void bench_adamw(Bench& bench);
 
 }  // namespace ssm::bench

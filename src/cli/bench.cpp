@@ -123,10 +123,10 @@ void bench_prefill(Bench& bench, const Model& model, const std::string& name, in
   const double seconds = row.timing.median;
   bench.add(std::move(row));
 
-  // The share of the scan: the same call the mixers make, times their number.
+  // The share of Mamba's scan: the same call the mixers make, times their number.
   const auto found = std::find_if(model.params().all().begin(), model.params().all().end(),
                                   [](const auto& param) { return param->name.ends_with("A_log"); });
-  if (found == model.params().all().end()) return;
+  if (found == model.params().all().end() || (*found)->var.value.rank() != 2) return;
   const int64_t e = (*found)->var.value.size(0), n = (*found)->var.value.size(1);
   const auto input = [&](const char* what, const Shape& shape) { return Var{bench::random(what, shape, -3, 1), {}}; };
   const ScanIn in{.x = input("x", {prompt, e}),
@@ -288,8 +288,10 @@ class BenchCommand final : public Command {
     if (wanted("ops")) {
       bench::bench_linear(bench);
       bench::bench_selective_scan(bench);
+      bench::bench_ssd(bench);
       bench::bench_conv1d(bench);
       bench::bench_rms_norm(bench);
+      bench::bench_gated_rms_norm(bench);
       bench::bench_adamw(bench);
     }
     if (as_json) std::printf("%s\n", measured.dump().c_str());

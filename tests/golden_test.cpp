@@ -90,16 +90,21 @@ TEST(Golden, LogitsAndStates) {
         expect_near(
             logits.rows(golden.seqs.offsets[static_cast<size_t>(s)], golden.seqs.offsets[static_cast<size_t>(s) + 1]),
             golden.at("logits." + which), precision.values, where + ": logits");
-        // Theirs: conv (layers, e, w), the newest input last; ssm (layers, e, n). Ours: conv (w - 1, e); ssm (n, e).
+        // Theirs: conv (layers, e, w), the newest input last; ssm (layers, e, n), of Mamba-2 (layers, m, p, n). Ours:
+        // conv (w - 1, e); ssm (n, e), of Mamba-2 (m, n, p).
         const StateSpec& spec = model->lm().state_spec();
         for (size_t i = 0; i < spec.size(); ++i) {
           const bool conv = spec[i].name.ends_with(".conv");
           const Tensor theirs = golden.at((conv ? "conv." : "ssm.") + which);
           const auto layer = static_cast<int64_t>(i / 2);
-          const int64_t e = theirs.size(1), inner = theirs.size(2), skipped = conv ? 1 : 0;
-          ASSERT_EQ(spec[i].shape, (Shape{inner - skipped, e})) << spec[i].name;
+          const int64_t heads = theirs.rank() == 4 ? theirs.size(1) : 1, e = theirs.size(-2), inner = theirs.size(-1);
+          const int64_t skipped = conv ? 1 : 0, kept = inner - skipped;
+          ASSERT_EQ(spec[i].shape, theirs.rank() == 4 ? (Shape{heads, kept, e}) : (Shape{kept, e})) << spec[i].name;
           expect_near(pool.state()[i].value.rows(1 - s, 2 - s), theirs, precision.values, where + ": " + spec[i].name,
-                      [&](int64_t at) { return (layer * e + at % e) * inner + at / e + skipped; });
+                      [&](int64_t at) {
+                        const int64_t head = at / (kept * e), within = at % (kept * e);
+                        return ((layer * heads + head) * e + within % e) * inner + within / e + skipped;
+                      });
         }
       }
     }

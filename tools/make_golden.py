@@ -1,7 +1,8 @@
-"""Writes the golden files of tests/golden: tiny Mamba models in odd shapes with everything a correct program must
-reproduce, computed in float64 by reference_mamba.py from the float32 weights stored beside it.
+"""Writes the golden files of tests/golden: tiny Mamba and Mamba-2 models in odd shapes with everything a correct program
+must reproduce, computed in float64 by reference_mamba.py and reference_mamba2.py from the float32 weights stored
+beside it.
 
-    python tools/make_golden.py --out tests/golden
+    python tools/make_golden.py --out tests/golden [NAME ...]
 
 NAME/config.json and NAME/model.safetensors (or pytorch_model.bin) are a model as it would be published.
 NAME/golden.safetensors holds, for two sequences i = 0, 1 of different lengths:
@@ -9,7 +10,7 @@ NAME/golden.safetensors holds, for two sequences i = 0, 1 of different lengths:
     logits.i         (t, vocab rows) f64    padding rows included
     loss.i           (1) f64                mean nats of the tokens after the first
     conv.i           (layers, e, w) f64     state after the last token: the convolution's last w inputs, newest last
-    ssm.i            (layers, e, n) f64     state after the last token: h
+    ssm.i            (layers, e, n) f64     state after the last token: h; of Mamba-2 (layers, m, p, n)
     greedy.i         (30) i64               the 30 tokens that follow by argmax over vocab_size rows
     loss             (1) f64                mean over the predicted tokens of both sequences together
     gradient.PARAM   f32                    of that loss, computed in f64
@@ -31,6 +32,7 @@ from safetensors.torch import save
 from torch.nn import functional as F
 
 from reference_mamba import Config, Mamba, norm_of, train
+from reference_mamba2 import Config2
 
 GREEDY_TOKENS, TRAIN_STEPS, WARMUP = 30, 8, 4
 
@@ -49,6 +51,24 @@ MODELS = {
         Config(d_model=18, n_layer=2, vocab_size=23, pad_vocab_size_multiple=1,
                ssm_cfg={"d_state": 1, "d_conv": 2, "expand": 2, "dt_rank": "auto"}),
         (1, 45), "model.safetensors", 6),
+    # Mamba-2 as published, small; the second sequence is longer than a chunk of the program.
+    "mamba2-plain": (
+        Config2(d_model=16, n_layer=2, vocab_size=61, pad_vocab_size_multiple=16,
+                ssm_cfg={"layer": "Mamba2", "d_state": 16, "headdim": 8}),
+        (29, 70), "pytorch_model.bin", 8),
+    # Channels beside the state space model, groups, no size a power of two, all options the other way round.
+    "mamba2-odd": (
+        Config2(d_model=20, n_layer=2, vocab_size=37, tie_embeddings=False,
+                ssm_cfg={"layer": "Mamba2", "d_state": 6, "d_conv": 3, "expand": 3, "headdim": 24, "d_ssm": 48,
+                         "ngroups": 2, "D_has_hdim": True, "norm_before_gate": True, "norm_epsilon": 0.01,
+                         "dt_limit": [0.05, 0.6], "bias": True, "conv_bias": False, "chunk_size": 7}),
+        (37, 11), "model.safetensors", 3),
+    # No norm, a group for every head, few states, one token against many.
+    "mamba2-bare": (
+        Config2(d_model=12, n_layer=2, vocab_size=23, pad_vocab_size_multiple=1,
+                ssm_cfg={"layer": "Mamba2", "d_state": 4, "d_conv": 2, "expand": 2, "headdim": 6, "ngroups": 4,
+                         "rmsnorm": False}),
+        (1, 45), "model.safetensors", 6),
 }
 
 
@@ -61,9 +81,9 @@ def randomize(model):
             parameter.copy_(1 + 0.3 * noise)
         elif name.endswith("A_log"):
             parameter.add_(0.4 * noise)
-        elif name.endswith("dt_proj.bias"):
+        elif name.endswith(("dt_proj.bias", "dt_bias")):
             parameter.copy_(-2 + noise)  # steps of about softplus(-2) = 0.13
-            parameter[0] = 25.0  # one channel where softplus is the identity
+            parameter[0] = 25.0  # one channel or head where softplus is the identity
         elif name.endswith("embedding.weight"):
             parameter.copy_(0.4 * noise)
         elif name.endswith("out_proj.weight"):  # large against the embedding, or a tied head would repeat its input
@@ -140,7 +160,8 @@ def write(folder, name):
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="write the golden files")
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="models to write; all if left out")
     options = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order
-    for model_name in MODELS:
+    for model_name in options.names or MODELS:
         write(options.out / model_name, model_name)

@@ -35,13 +35,13 @@ class Config:
     pad_vocab_size_multiple: int = 8
     tie_embeddings: bool = True
 
-    @staticmethod
-    def load(path):
+    @classmethod
+    def load(cls, path):
         values = json.loads(Path(path).read_text())
         for key, empty in {"d_intermediate": 0, "attn_layer_idx": [], "attn_cfg": {}}.items():
             if values.pop(key, empty) != empty:
-                raise SystemExit(f"{path}: {key} is set; only plain Mamba-1 blocks are known here")
-        return Config(**values)
+                raise SystemExit(f"{path}: {key} is set; only blocks of one mixer are known here")
+        return cls(**values)
 
     def save(self, path):
         Path(path).write_text(json.dumps(asdict(self), indent=2) + "\n")
@@ -50,6 +50,9 @@ class Config:
         defaults = {"layer": "Mamba1", "d_state": 16, "d_conv": 4, "expand": 2, "dt_rank": "auto"}
         value = self.ssm_cfg.get(name, (defaults | {"conv_bias": True, "bias": False})[name])
         return math.ceil(self.d_model / 16) if name == "dt_rank" and value == "auto" else value
+
+    def mixer(self):
+        return Mixer(self)
 
     @property
     def rows(self):  # of the embedding: the vocabulary, padded
@@ -78,6 +81,9 @@ class Mixer(nn.Module):
         self.D = nn.Parameter(torch.ones(e))
         self.out_proj = nn.Linear(e, d, bias=config.ssm("bias"))
 
+    def zero_state(self, s):
+        return self.D.new_zeros(s, len(self.D), self.w), self.D.new_zeros(s, len(self.D), self.n)
+
     def forward(self, inputs, state):
         """inputs (s, t, d); state: the last w inputs of the convolution (s, e, w), newest last, and h (s, e, n)."""
         conv, h = state
@@ -99,7 +105,7 @@ class Mixer(nn.Module):
 class Block(nn.Module):
     def __init__(self, config):
         super().__init__()
-        self.norm, self.mixer = Norm(config.d_model), Mixer(config)
+        self.norm, self.mixer = Norm(config.d_model), config.mixer()
 
 
 class Backbone(nn.Module):
@@ -127,8 +133,7 @@ class Mamba(nn.Module):
         return self
 
     def zero_state(self, s):
-        mixers = [layer.mixer for layer in self.backbone.layers]
-        return [(m.D.new_zeros(s, len(m.D), m.w), m.D.new_zeros(s, len(m.D), m.n)) for m in mixers]
+        return [layer.mixer.zero_state(s) for layer in self.backbone.layers]
 
     def forward(self, ids, state=None):
         """ids (s, t) -> logits (s, t, rows), and the state after the last token."""

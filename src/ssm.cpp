@@ -17,9 +17,12 @@ namespace ssm {
 namespace {
 
 ModelOptions model_options(const EngineOptions& options) {
+  const Device device = Device::named(options.device);
+  if (options.dtype == "auto")
+    return {.device = device, .as_stored = !options.trainable && !device.is_ref(), .trainable = options.trainable};
   const auto dtype = dtype_named(options.dtype);
-  require(dtype.has_value(), "dtype is \"", options.dtype, "\", expected f32, bf16, f16 or f64");
-  return {.device = Device::named(options.device), .dtype = *dtype, .trainable = options.trainable};
+  require(dtype.has_value(), "dtype is \"", options.dtype, "\", expected f32, bf16, f16, f64 or auto");
+  return {.device = device, .dtype = *dtype, .trainable = options.trainable};
 }
 
 }  // namespace

@@ -273,7 +273,7 @@ class BenchCommand final : public Command {
       std::printf("%s, %d threads\n%s\n", bench::machine().c_str(), threads.count(), bench::table_header().c_str());
 
     if (wanted("prefill") || wanted("decode")) {
-      const ModelOptions options{.dtype = invocation.common.dtype_kind()};
+      const ModelOptions options{.dtype = invocation.common.dtype_kind().value_or(DType::f32)};
       const auto model =
           model_.empty() ? Model::create(ModelConfig::preset(preset_), 1, options) : Model::open(model_, options);
       const std::string name = model_.empty() ? preset_ : Path(model_).filename().string();

@@ -13,7 +13,7 @@ std::string flag_of(std::string_view field) {
 
 Fields CommonOptions::fields() {
   return {{"device", &device, "auto, cpu, cuda, cuda:N, or ref (the plain definition of every operation; slow)"},
-          {"dtype", &dtype, "of the weights: f32, bf16, f16; f64 with --device ref"},
+          {"dtype", &dtype, "of the weights: auto (as stored; training and ref: f32), f32, bf16, f16; f64 with ref"},
           {"threads", &threads, "threads to use; 0: one a core"},
           {"seed", &seed, "of everything random"},
           {"json", &json, "results as JSON, nothing else on stdout"},
@@ -26,10 +26,11 @@ Device CommonOptions::device_kind() const {
   return Device::named(device);
 }
 
-DType CommonOptions::dtype_kind() const {
+std::optional<DType> CommonOptions::dtype_kind() const {
+  if (dtype == "auto") return std::nullopt;
   const auto found = dtype_named(dtype);
-  require_usage(found && is_float(*found), "--dtype is \"", dtype, "\", expected f32, bf16, f16 or f64");
-  return *found;
+  require_usage(found && is_float(*found), "--dtype is \"", dtype, "\", expected f32, bf16, f16, f64 or auto");
+  return found;
 }
 
 void require_range(std::string_view flag, int64_t value, int64_t low, int64_t high) {

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -36,7 +37,7 @@ void require_range(std::string_view flag, double value, double low, double high)
 
 // What every command takes.
 struct CommonOptions {
-  std::string device = "auto", dtype = "f32";
+  std::string device = "auto", dtype = "auto";
   int64_t threads = 0;  // 0: one a core
   int64_t seed = 0;
   bool json = false, quiet = false;
@@ -44,7 +45,7 @@ struct CommonOptions {
   Fields fields();
   // Throw UsageError with the choices; Error when this program or machine has no such device.
   Device device_kind() const;
-  DType dtype_kind() const;
+  std::optional<DType> dtype_kind() const;  // none: auto
 };
 
 struct Invocation {

@@ -36,6 +36,7 @@ class Gradients : public Command {
     require_can_write(out_);
     ModelOptions options = model_options(invocation.common);
     options.trainable = true;
+    options.as_stored = false;
     const auto model = Model::open(model_, options);
     const Tensor ids = read_ids(ids_, model->config().vocab_size);  // (s, t + 1) or (t + 1)
     require(ids.count() > 0 && ids.size(-1) >= 2, ids_, " has shape ", ids.shape(),

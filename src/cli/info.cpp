@@ -7,7 +7,8 @@
 #include "cli/json_line.h"
 #include "cli/model_flags.h"
 #include "cli/terminal.h"
-#include "formats/checkpoint.h"
+#include "models/huggingface.h"
+#include "models/model.h"
 
 namespace ssm::cli {
 namespace {
@@ -26,6 +27,13 @@ std::map<std::string, Stored> stored_by_dtype(const TensorMap& tensors) {
     if (counted.insert(tensor.raw()).second) stored.bytes += tensor.bytes();
   }
   return result;
+}
+
+// "huggingface (mamba)": whose config.json it is, and what that calls the model.
+std::string kind_of(const ModelFile& file) {
+  std::string type = file.config.layer;
+  if (file.naming == Naming::huggingface) type = model_type_of(file.config);
+  return text(name_of(file.naming), " (", type, ")");
 }
 
 std::string grouped(int64_t number) {  // 3,147,776
@@ -47,56 +55,59 @@ class Info : public Command {
   }
 
   int run(const Invocation& invocation) override {
-    const Checkpoint checkpoint = open_checkpoint(resolve_model(model_));
-    // Declaring the parameters checks every name and shape, and values stay where they are: in the mapped file.
-    const auto model = Model::open(model_, {.device = Device::cpu(), .dtype = stored_dtype(checkpoint)});
-    invocation.common.json ? print_json(checkpoint, *model) : print_text(checkpoint, *model);
+    const ModelFile file = ModelFile::open(model_);
+    ParamStore declared({.dtype = file.dtype, .shapes_only = true});
+    const LanguageModel lm(declared, file.config);
+    const Summary summary{.parameters = declared.count(), .state_bytes = bytes_of(lm.state_spec())};
+    invocation.common.json ? print_json(file, summary) : print_text(file, summary);
     return 0;
   }
 
  private:
-  static std::string shape_of(const Tensor& tensor) { return text(tensor.shape()); }
+  struct Summary {
+    int64_t parameters, state_bytes;
+  };
 
-  void print_text(const Checkpoint& checkpoint, const Model& model) const {
-    const std::string tokenizer = tokenizer_of(model_, model.config());
-    const int64_t state = bytes_of(model.lm().state_spec());
-    std::string out = "weights     " + checkpoint.weights.string() + "\n";
-    const Json config = Json::parse(model.config().json());
-    out += "config      " + config.dump() + "\n";
+  void print_text(const ModelFile& file, const Summary& summary) const {
+    const std::string tokenizer = tokenizer_of(model_, file.config);
+    std::string out = "weights     " + file.weights.string() + "\n";
+    out += text("kind        ", kind_of(file), "\n");
+    out += "config      " + Json::parse(file.config.json()).dump() + "\n";
     out += "tokenizer   " + (tokenizer.empty() ? "none" : tokenizer) + "\n";
-    out += "parameters  " + grouped(model.params().count()) + "\n";
-    out += "tensors     " + grouped(static_cast<int64_t>(checkpoint.tensors.size())) + "\n";
-    for (const auto& [dtype, stored] : stored_by_dtype(checkpoint.tensors))
+    out += "parameters  " + grouped(summary.parameters) + "\n";
+    out += "tensors     " + grouped(static_cast<int64_t>(file.tensors.size())) + "\n";
+    for (const auto& [dtype, stored] : stored_by_dtype(file.tensors))
       out += text("  ", dtype, std::string(10 - dtype.size(), ' '), grouped(stored.tensors), " tensors, ",
                   grouped(stored.bytes), " bytes (", byte_count(static_cast<double>(stored.bytes)), ")\n");
-    out += text("state       ", grouped(state), " bytes a sequence (", byte_count(static_cast<double>(state)),
-                "), whatever its length\n");
+    out += text("state       ", grouped(summary.state_bytes), " bytes a sequence (",
+                byte_count(static_cast<double>(summary.state_bytes)), "), whatever its length\n");
     if (list_tensors_)
-      for (const auto& [name, tensor] : checkpoint.tensors)
-        out += text("  ", one_line(name), "  ", name_of(tensor.dtype()), " ", tensor.shape(), "\n");
+      for (const auto& [name, tensor] : file.tensors)
+        out += text("  ", one_line(file.published.at(name)), "  ", name_of(tensor.dtype()), " ", tensor.shape(), "\n");
     print(out);
   }
 
-  void print_json(const Checkpoint& checkpoint, const Model& model) const {
+  void print_json(const ModelFile& file, const Summary& summary) const {
     Json dtypes = Json::object();
     int64_t bytes = 0;
-    for (const auto& [dtype, stored] : stored_by_dtype(checkpoint.tensors)) {
+    for (const auto& [dtype, stored] : stored_by_dtype(file.tensors)) {
       dtypes[dtype] = {{"tensors", stored.tensors}, {"bytes", stored.bytes}};
       bytes += stored.bytes;
     }
-    Json result = {{"weights", checkpoint.weights.string()},
-                   {"config", Json::parse(model.config().json())},
-                   {"tokenizer", tokenizer_of(model_, model.config())},
-                   {"parameters", model.params().count()},
-                   {"tensors", checkpoint.tensors.size()},
+    Json result = {{"weights", file.weights.string()},
+                   {"kind", kind_of(file)},
+                   {"config", Json::parse(file.config.json())},
+                   {"tokenizer", tokenizer_of(model_, file.config)},
+                   {"parameters", summary.parameters},
+                   {"tensors", file.tensors.size()},
                    {"bytes", bytes},
                    {"dtypes", dtypes},
-                   {"state_bytes", bytes_of(model.lm().state_spec())}};
+                   {"state_bytes", summary.state_bytes}};
     if (list_tensors_) {
       result["tensor_list"] = Json::array();
-      for (const auto& [name, tensor] : checkpoint.tensors)
+      for (const auto& [name, tensor] : file.tensors)
         result["tensor_list"].push_back(
-            {{"name", name},
+            {{"name", file.published.at(name)},
              {"dtype", name_of(tensor.dtype())},
              {"shape", std::vector<int64_t>(tensor.shape().begin(), tensor.shape().end())}});
     }

@@ -5,13 +5,9 @@
 namespace ssm::cli {
 
 ModelOptions model_options(const CommonOptions& common) {
-  return {.device = common.device_kind(), .dtype = common.dtype_kind()};
-}
-
-DType stored_dtype(const Checkpoint& checkpoint) {
-  const auto embedding = checkpoint.tensors.find("backbone.embedding.weight");
-  const DType dtype = embedding == checkpoint.tensors.end() ? DType::f32 : embedding->second.dtype();
-  return dtype == DType::bf16 || dtype == DType::f16 ? dtype : DType::f32;
+  const auto dtype = common.dtype_kind();
+  const Device device = common.device_kind();
+  return {.device = device, .dtype = dtype.value_or(DType::f32), .as_stored = !dtype && !device.is_ref()};
 }
 
 void require_can_write(const Path& file) {

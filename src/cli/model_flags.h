@@ -5,15 +5,12 @@
 
 #include "cli/command.h"
 #include "core/files.h"
-#include "formats/checkpoint.h"
 #include "models/model.h"
 
 namespace ssm::cli {
 
+// For inference: --dtype auto leaves weights as stored, except on ref.
 ModelOptions model_options(const CommonOptions& common);
-
-// The dtype that opens a checkpoint without converting it: its embedding's, or f32.
-DType stored_dtype(const Checkpoint& checkpoint);
 
 // Throws Error unless a file can be made here: said before a long run, not after it.
 void require_can_write(const Path& file);

@@ -81,7 +81,7 @@ class Train : public Command {
     quiet_ = invocation.common.quiet;
     json_ = invocation.common.json;
     state_.seed = invocation.common.seed;
-    state_.dtype = invocation.common.dtype;
+    state_.dtype = name_of(invocation.common.dtype_kind().value_or(DType::f32));
     if (!resume_.empty()) adopt_recorded_settings(invocation);
     settle_flags(invocation);
     if (resume_.empty()) check_new_run(out_);

@@ -115,6 +115,10 @@ void read_field(const Field& field, const Json& value, const std::string& where,
                    *to = value.get<std::string>();
                  },
                  [&](std::vector<int64_t>* to) {
+                   if (value.is_number_integer()) {
+                     *to = {value.get<int64_t>()};
+                     return;
+                   }
                    expect(value.is_array() && std::all_of(value.begin(), value.end(),
                                                           [](const Json& one) { return one.is_number_integer(); }),
                           "a list of integers");

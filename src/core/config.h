@@ -32,7 +32,8 @@ enum class UnknownKeys { are_errors, are_skipped };
 
 // Sets the fields from a JSON object. `where` opens error messages ("config.json"). Fields the object does not name, or
 // names with null, keep their value. Where a number is expected, Python's Infinity, -Infinity and NaN are read too,
-// bare or as {"__float__": "Infinity"}. Throws Error on bad JSON, wrong types and, unless told otherwise, unknown keys.
+// bare or as {"__float__": "Infinity"}; where a list of integers is, one alone too. Throws Error on bad JSON, wrong
+// types and, unless told otherwise, unknown keys.
 void read_json(const Fields& fields, std::string_view json, std::string_view where,
                UnknownKeys unknown = UnknownKeys::are_errors);
 // The object with every field, in order; indent 0 gives one line. Infinity is written as the largest float.

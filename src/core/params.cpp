@@ -31,9 +31,22 @@ void ParamStore::expect_all_used(std::string_view where, const std::vector<std::
 }
 
 Param* ParamStore::find(std::string_view name) const {
-  for (const auto& param : params_)
-    if (param->name == name) return param.get();
-  return nullptr;
+  const auto found = by_name_.find(name);
+  return found == by_name_.end() ? nullptr : found->second;
+}
+
+Tensor ParamStore::initial_value(const Param& param) const {
+  const Rng rng(options_.seed, param.name);
+  const Tensor& like = param.var.value;
+  Tensor value = Tensor::empty(like.shape(), like.dtype() == DType::f64 ? DType::f64 : DType::f32);
+  for (int64_t i = 0; i < value.count(); ++i) {
+    const double drawn = param.init(rng, i);
+    if (value.dtype() == DType::f64)
+      value.data<double>()[i] = drawn;
+    else
+      value.data<float>()[i] = static_cast<float>(drawn);
+  }
+  return value.to(like.dtype());
 }
 
 int64_t ParamStore::count() const {
@@ -69,42 +82,32 @@ bool Params::in_source(std::string_view name) const {
 
 Var Params::get(std::string_view name, const Shape& shape, const Init& init, Flags flags) const {
   const ParamStore::Options& options = store_->options_;
-  auto param = std::make_unique<Param>();
-  param->name = full(name);
-  param->flags = flags;
+  auto param = std::make_unique<Param>(Param{.name = full(name), .var = {}, .flags = flags, .init = init});
   require(!store_->find(param->name), "parameter ", param->name, " is declared twice");
   for (const int64_t size : shape)
     require(size > 0, "parameter ", param->name, " would have shape ", shape, "; check the sizes in the config");
-  const DType dtype = flags.keep_f32 && options.dtype != DType::f64 ? DType::f32 : options.dtype;
-  if (options.shapes_only) {
-    param->var.value = Tensor::borrow(nullptr, shape, dtype, nullptr);
-  } else if (options.source) {
+  DType dtype = flags.keep_f32 && options.dtype != DType::f64 ? DType::f32 : options.dtype;
+  if (options.source && !options.shapes_only) {
     const auto found = options.source->find(param->name);
     require(found != options.source->end(), "the checkpoint has no tensor ", param->name, "; config says it is ",
             shape);
     const Tensor& value = found->second;
     require(value.shape() == shape, param->name, " is ", value.shape(), ", config says ", shape);
     require(is_float(value.dtype()), param->name, " holds ", name_of(value.dtype()), ", expected floating point");
+    if (options.as_stored && !flags.keep_f32 && value.dtype() != DType::f64) dtype = value.dtype();
     const bool keep = value.dtype() == dtype && value.contiguous() && !options.trainable;
     param->var.value = keep ? value : Tensor::empty(shape, dtype);
     if (!keep) param->var.value.copy_from(value);
   } else {
-    const Rng rng(options.seed, param->name);
-    Tensor value = Tensor::empty(shape, options.dtype == DType::f64 ? DType::f64 : DType::f32);
-    for (int64_t i = 0; i < value.count(); ++i) {
-      const double drawn = init(rng, i);
-      if (value.dtype() == DType::f64)
-        value.data<double>()[i] = drawn;
-      else
-        value.data<float>()[i] = static_cast<float>(drawn);
-    }
-    param->var.value = value.to(dtype);
+    param->var.value = Tensor::borrow(nullptr, shape, dtype, nullptr);
+    if (!options.shapes_only) param->var.value = store_->initial_value(*param);
   }
   if (options.trainable) {
     param->var.grad = std::make_shared<Grad>();
     param->var.grad->shape = shape;
     param->var.grad->dtype = dtype;
   }
+  store_->by_name_[param->name] = param.get();
   store_->params_.push_back(std::move(param));
   return store_->params_.back()->var;
 }

@@ -44,6 +44,7 @@ struct Param {
   std::string name;
   Var var;
   Flags flags;
+  Init init;
 };
 
 using TensorMap = std::map<std::string, Tensor>;
@@ -54,6 +55,7 @@ class ParamStore {
     DType dtype = DType::f32;
     uint64_t seed = 0;
     const TensorMap* source = nullptr;  // values by name; null: initialise
+    bool as_stored = false;             // f32, bf16 and f16 of the source keep their dtype, whatever `dtype` is
     bool trainable = false;             // keep gradients; values are copies, never views of a mapped file
     bool shapes_only = false;           // no values: for counting a model that need not fit into memory
   };
@@ -70,7 +72,8 @@ class ParamStore {
   // In the order of declaration, which is the order a token meets them. Stable addresses.
   const std::vector<std::unique_ptr<Param>>& all() const { return params_; }
   Param* find(std::string_view name) const;
-  int64_t count() const;  // elements
+  Tensor initial_value(const Param& param) const;  // drawn anew, in the parameter's dtype
+  int64_t count() const;                           // elements
   int64_t bytes() const;
   void forget_gradients();  // the next write assigns
   void mark_on(Tape& tape) const;
@@ -79,6 +82,7 @@ class ParamStore {
   friend class Params;
   Options options_;
   std::vector<std::unique_ptr<Param>> params_;
+  std::map<std::string_view, Param*> by_name_;
 };
 
 // A scope: a prefix of names.

@@ -1,6 +1,7 @@
 #include "formats/checkpoint.h"
 
 #include <array>
+#include <cstdio>
 #include <map>
 #include <system_error>
 
@@ -16,8 +17,12 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kIndex = ".index.json";
 // The first that exists is read: safetensors before pickles, whole files before shards.
-constexpr std::array<std::string_view, 4> kWeights = {"model.safetensors", "model.safetensors.index.json",
-                                                      "pytorch_model.bin", "pytorch_model.bin.index.json"};
+// consolidated.safetensors is what Mistral publishes beside, or instead of, the others.
+constexpr std::array<std::string_view, 5> kWeights = {"model.safetensors", "model.safetensors.index.json",
+                                                      "pytorch_model.bin", "pytorch_model.bin.index.json",
+                                                      "consolidated.safetensors"};
+// Readers in Python insist on it.
+const std::map<std::string, std::string> kMetadata = {{"format", "pt"}};
 
 bool is_there(const Path& path) {
   std::error_code ignored;
@@ -101,7 +106,38 @@ Checkpoint open_checkpoint(const Path& model) {
 
 void write_checkpoint(const Path& directory, std::string_view config_json, const NamedTensors& tensors) {
   write_file(directory / "config.json", config_json);
-  write_safetensors(directory / "model.safetensors", tensors, {{"format", "pt"}});  // readers in Python insist on it
+  write_safetensors(directory / kWeights[0], tensors, kMetadata);
+}
+
+void write_checkpoint(const Path& directory, std::string_view config_json, std::span<const TensorSource> tensors,
+                      int64_t shard_bytes) {
+  write_file(directory / "config.json", config_json);
+  std::vector<size_t> ends;  // of the shards, as positions in `tensors`
+  int64_t total = 0, in_shard = 0;
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const int64_t bytes = tensors[i].shape.count() * bytes_of(tensors[i].dtype);
+    if (in_shard > 0 && in_shard > shard_bytes - bytes) {
+      ends.push_back(i);
+      in_shard = 0;
+    }
+    in_shard += bytes;
+    total += bytes;
+  }
+  ends.push_back(tensors.size());
+  if (ends.size() == 1) return stream_safetensors(directory / kWeights[0], tensors, kMetadata);
+
+  nlohmann::ordered_json index = {{"metadata", {{"total_size", total}}},
+                                  {"weight_map", nlohmann::ordered_json::object()}};
+  size_t begin = 0;
+  for (size_t shard = 0; shard < ends.size(); ++shard) {
+    char name[64];
+    std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", shard + 1, ends.size());
+    const auto part = tensors.subspan(begin, ends[shard] - begin);
+    stream_safetensors(directory / name, part, kMetadata);
+    for (const TensorSource& tensor : part) index["weight_map"][tensor.name] = name;
+    begin = ends[shard];
+  }
+  write_file(directory / kWeights[1], index.dump(2) + "\n");
 }
 
 }  // namespace ssm

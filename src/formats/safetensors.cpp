@@ -101,7 +101,7 @@ std::string quoted(std::string_view text, const Path& path) {
   }
 }
 
-std::string header_of(const Path& path, const NamedTensors& tensors,
+std::string header_of(const Path& path, std::span<const TensorSource> tensors,
                       const std::map<std::string, std::string>& metadata) {
   std::string entries;
   for (const auto& [key, value] : metadata)
@@ -109,16 +109,16 @@ std::string header_of(const Path& path, const NamedTensors& tensors,
   if (!entries.empty()) entries += "}";
   std::set<std::string_view> names = {kMetadata};
   int64_t begin = 0;
-  for (const auto& [name, tensor] : tensors) {
+  for (const TensorSource& tensor : tensors) {
+    const std::string& name = tensor.name;
     require(names.insert(name).second, "cannot write ", path.string(), ": the tensor name ", printable(name),
             " is taken");
-    require(static_cast<bool>(tensor), "cannot write ", path.string(), ": tensor ", printable(name), " is absent");
-    const auto* known = std::find_if(kDTypes.begin(), kDTypes.end(),
-                                     [&tensor = tensor](const auto& pair) { return pair.first == tensor.dtype(); });
+    const auto* known =
+        std::find_if(kDTypes.begin(), kDTypes.end(), [&](const auto& pair) { return pair.first == tensor.dtype; });
     DCHECK(known != kDTypes.end());
     std::string shape;
-    for (const int64_t size : tensor.shape()) shape += (shape.empty() ? "" : ",") + std::to_string(size);
-    const int64_t end = begin + tensor.bytes();
+    for (const int64_t size : tensor.shape) shape += (shape.empty() ? "" : ",") + std::to_string(size);
+    const int64_t end = begin + tensor.shape.count() * bytes_of(tensor.dtype);
     entries += text(entries.empty() ? "" : ",", quoted(name, path), ":{\"dtype\":\"", known->second, "\",\"shape\":[",
                     shape, "],\"data_offsets\":[", begin, ",", end, "]}");
     begin = end;
@@ -165,18 +165,29 @@ TensorMap read_safetensors(const Path& path, std::map<std::string, std::string>*
   return tensors;
 }
 
-void write_safetensors(const Path& path, const NamedTensors& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+void stream_safetensors(const Path& path, std::span<const TensorSource> tensors,
+                        const std::map<std::string, std::string>& metadata) {
   const std::string header = header_of(path, tensors, metadata);
   const uint64_t header_bytes = header.size();
   FileWriter file(path);
   file.write(&header_bytes, sizeof header_bytes);
   file.write(header);
-  for (const auto& [name, tensor] : tensors) {
-    const Tensor dense = tensor.contiguous() ? tensor : tensor.clone();
+  for (const TensorSource& source : tensors) {
+    const Tensor made = source.make(), dense = made.contiguous() ? made : made.clone();
+    DCHECK(dense.shape() == source.shape && dense.dtype() == source.dtype);
     file.write(dense.raw(), static_cast<size_t>(dense.bytes()));
   }
   file.commit();
+}
+
+void write_safetensors(const Path& path, const NamedTensors& tensors,
+                       const std::map<std::string, std::string>& metadata) {
+  std::vector<TensorSource> sources;
+  for (const auto& [name, tensor] : tensors) {
+    require(static_cast<bool>(tensor), "cannot write ", path.string(), ": tensor ", printable(name), " is absent");
+    sources.push_back({name, tensor.dtype(), tensor.shape(), [tensor = tensor] { return tensor; }});
+  }
+  stream_safetensors(path, sources, metadata);
 }
 
 }  // namespace ssm

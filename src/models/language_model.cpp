@@ -7,11 +7,6 @@
 #include "ops/rms_norm/rms_norm.h"
 
 namespace ssm {
-namespace {
-
-constexpr double kNormEpsilon = 1e-5;  // of every published checkpoint
-
-}  // namespace
 
 LanguageModel::LanguageModel(ParamStore& store, const ModelConfig& config) : config_(config) {
   const Params root(store), backbone = root.sub("backbone");
@@ -43,12 +38,12 @@ Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, S
           " state tensors, found ", state.size());
   Var x = embedding(ctx, ids, embedding_), residual;  // (t, d); the residual stream stays f32
   for (const Block& block : blocks_) {
-    const NormedResidual normed = rms_norm(ctx, x, residual, block.norm, kNormEpsilon);
+    const NormedResidual normed = rms_norm(ctx, x, residual, block.norm, config_.norm_epsilon);
     const State rows = state.empty() ? State() : state.subspan(block.first_state, block.states);
     x = block.mixer->forward(ctx, normed.y, seqs, rows);
     residual = normed.residual;
   }
-  return rms_norm(ctx, x, residual, final_norm_, kNormEpsilon).y;
+  return rms_norm(ctx, x, residual, final_norm_, config_.norm_epsilon).y;
 }
 
 Var LanguageModel::logits(const Ctx& ctx, const Var& hidden) const { return linear(ctx, hidden, head_); }

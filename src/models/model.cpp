@@ -13,6 +13,8 @@ void check(const ModelOptions& options) {
                                              : options.dtype != DType::f64;
   require(known, "--dtype ", name_of(options.dtype), " with --device ", name_of(options.device),
           ": ref takes f32 and f64, the other devices f32, bf16 and f16");
+  require(!options.as_stored || (!options.trainable && !options.device.is_ref()),
+          "weights as stored are for inference on the fast devices; training and ref take f32");
   require(!options.trainable || options.dtype == DType::f32 || options.dtype == DType::f64, "--dtype ",
           name_of(options.dtype), ": training on this device is in f32");
 }
@@ -21,17 +23,19 @@ void check(const ModelOptions& options) {
 
 std::unique_ptr<Model> Model::open(const Path& path, const ModelOptions& options) {
   check(options);
-  const Checkpoint checkpoint = open_checkpoint(resolve_model(path));
-  const ModelConfig config = ModelConfig::from_json(checkpoint.config, checkpoint.config_path.string());
+  return open(ModelFile::open(path), options);
+}
+
+std::unique_ptr<Model> Model::open(const ModelFile& file, const ModelOptions& options) {
+  check(options);
   std::unique_ptr<Model> model(new Model);
   model->options_ = options;
-  model->params_ = std::make_unique<ParamStore>(
-      ParamStore::Options{.dtype = options.dtype, .source = &checkpoint.tensors, .trainable = options.trainable});
-  try {
-    model->lm_ = std::make_unique<LanguageModel>(*model->params_, config);
-  } catch (const Error& problem) {
-    throw Error(checkpoint.weights.string(), ": ", problem.what());
-  }
+  if (options.as_stored) model->options_.dtype = file.dtype;
+  model->params_ = std::make_unique<ParamStore>(ParamStore::Options{.dtype = model->options_.dtype,
+                                                                    .source = &file.tensors,
+                                                                    .as_stored = options.as_stored,
+                                                                    .trainable = options.trainable});
+  model->lm_ = std::make_unique<LanguageModel>(*model->params_, file.config);
   model->params_->forget_source();
   return model;
 }
@@ -55,17 +59,6 @@ void Model::save(const Path& directory, DType dtype) const {
     tensors.emplace_back(param->name, param->var.value.to(narrow ? dtype : DType::f32));
   }
   write_checkpoint(directory, config().json(), tensors);
-}
-
-Path resolve_model(const Path& path) {
-  const Path latest = path / "latest";
-  std::error_code ignored;
-  if (!std::filesystem::is_regular_file(latest, ignored)) return path;
-  std::string name = read_text(latest);
-  while (!name.empty() && name.back() == '\n') name.pop_back();
-  require(!name.empty() && name.find('/') == name.npos && std::filesystem::is_directory(path / name, ignored),
-          latest.string(), " names no checkpoint in ", path.string(), ", expected the name of a directory, step-N");
-  return path / name;
 }
 
 std::string tokenizer_of(const Path& path, const ModelConfig& config) {

@@ -6,21 +6,24 @@
 
 #include "core/device.h"
 #include "models/language_model.h"
+#include "models/model_file.h"
 
 namespace ssm {
 
 struct ModelOptions {
   Device device;
   DType dtype = DType::f32;  // of the weights; f64 on Device::ref alone
+  bool as_stored = false;    // open() keeps f32, bf16 and f16 of the file; `dtype` is then that of most of it
   bool trainable = false;
 };
 
 // Not movable: parameters, mixers and Vars refer to each other.
 class Model {
  public:
-  // A checkpoint as published: a directory or a weights file (formats/checkpoint.h says which); or a run, which stands
-  // for its newest checkpoint.
+  // A checkpoint as published, of either home, or a run (models/model_file.h). What need not be converted stays where
+  // it is, in the mapped file.
   static std::unique_ptr<Model> open(const Path& path, const ModelOptions& options);
+  static std::unique_ptr<Model> open(const ModelFile& file, const ModelOptions& options);
   // Random initial weights; a function of config and seed.
   static std::unique_ptr<Model> create(const ModelConfig& config, uint64_t seed, const ModelOptions& options);
 
@@ -41,10 +44,6 @@ class Model {
   std::unique_ptr<ParamStore> params_;
   std::unique_ptr<LanguageModel> lm_;
 };
-
-// What a MODEL on the command line means: the directory of a training run is the checkpoint its file `latest` names,
-// anything else is itself.
-Path resolve_model(const Path& path);
 
 // "bytes" for models of 256 tokens, the path of tokenizer.json where a checkpoint has one, else "".
 std::string tokenizer_of(const Path& model, const ModelConfig& config);

@@ -1,9 +1,42 @@
 // Reading and writing config.json, and the presets.
 #include "models/model_config.h"
 
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+
 #include "core/error.h"
+#include "models/huggingface.h"
 
 namespace ssm {
+namespace {
+
+// The house's own words. The reference implementation refuses keys it does not know, so they are written only where
+// they say something.
+constexpr std::array<std::string_view, 4> kHouseWords = {"norm_epsilon", "eos_token_id", "d_inner", "b_c_dt_rms_eps"};
+
+using Json = nlohmann::ordered_json;
+
+void drop_silent_words(Json& json, const Json& silent) {
+  for (const std::string_view word : kHouseWords)
+    if (const auto found = json.find(word); found != json.end() && silent.contains(word) && *found == silent[word])
+      json.erase(found);
+}
+
+// Said before anything else is read: attn_cfg and such would only add to the confusion.
+void refuse_what_is_not_here(std::string_view json, std::string_view where) {
+  std::vector<int64_t> attention;
+  int64_t d_intermediate = 0;
+  read_json({{"attn_layer_idx", &attention, ""}, {"d_intermediate", &d_intermediate, ""}}, json, where,
+            UnknownKeys::are_skipped);
+  if (!attention.empty())
+    throw Error(where, ": attn_layer_idx asks for attention in layer ", attention[0],
+                "; this version has no attention layers");
+  require(d_intermediate == 0, where, ": d_intermediate is ", d_intermediate,
+          "; this version has no MLP blocks, in layer 0 and all others; expected 0");
+}
+
+}  // namespace
 
 ModelConfig::ModelConfig() : mixer(mixer_kind(layer).config()) {}
 
@@ -26,7 +59,9 @@ Fields ModelConfig::fields() {
           {"residual_in_fp32", &residual_in_fp32, "the residual stream is f32 (it always is here)"},
           {"fused_add_norm", &fused_add_norm, "of the reference implementation; without effect"},
           {"pad_vocab_size_multiple", &pad_vocab_size_multiple, "the embedding's rows are rounded up to this"},
-          {"tie_embeddings", &tie_embeddings, "the head is the embedding"}};
+          {"tie_embeddings", &tie_embeddings, "the head is the embedding"},
+          {"norm_epsilon", &norm_epsilon, "of the norms between blocks"},
+          {"eos_token_id", &eos_token_id, "any of these tokens ends a text"}};
 }
 
 int64_t ModelConfig::padded_vocab() const {
@@ -34,16 +69,30 @@ int64_t ModelConfig::padded_vocab() const {
 }
 
 std::string ModelConfig::json() const {
-  ModelConfig copy = *this;  // a list of fields points into what may be written to
-  return write_json(copy.fields()) + "\n";
+  ModelConfig copy = *this, silent;  // a list of fields points into what may be written to
+  silent.mixer = mixer_kind(layer).config();
+  Json json = Json::parse(write_json(copy.fields()));
+  const Json defaults = Json::parse(write_json(silent.fields()));
+  drop_silent_words(json, defaults);
+  drop_silent_words(json["ssm_cfg"], defaults["ssm_cfg"]);
+  return json.dump(2) + "\n";
 }
 
 ModelConfig ModelConfig::from_json(std::string_view json, std::string_view where) {
+  return is_huggingface(json, where) ? from_huggingface(json, where) : from_state_spaces(json, where);
+}
+
+ModelConfig ModelConfig::from_state_spaces(std::string_view json, std::string_view where) {
+  refuse_what_is_not_here(json, where);
   ModelConfig config;
   // ssm_cfg.layer decides which keys ssm_cfg may have, so it is read on its own first.
   const auto only_layer = [&config] { return Fields{{"layer", &config.layer, ""}}; };
   read_json({{.name = "ssm_cfg", .target = Field::Nested(only_layer)}}, json, where, UnknownKeys::are_skipped);
-  config.mixer = mixer_kind(config.layer).config();
+  try {
+    config.mixer = mixer_kind(config.layer).config();
+  } catch (const Error& problem) {
+    throw Error(where, ": ssm_cfg.layer, in layer 0 and all others: ", problem.what());
+  }
   read_json(config.fields(), json, where);
 
   const auto within = [&](const char* name, int64_t value, int64_t low, int64_t high) {
@@ -53,24 +102,23 @@ ModelConfig ModelConfig::from_json(std::string_view json, std::string_view where
   within("n_layer", config.n_layer, 1, 1 << 16);
   within("vocab_size", config.vocab_size, 1, 1 << 28);
   within("pad_vocab_size_multiple", config.pad_vocab_size_multiple, 1, 1 << 20);
-  require(config.d_intermediate == 0, where, ": d_intermediate is ", config.d_intermediate,
-          "; this version has no MLP blocks, expected 0");
-  require(config.attn_layer_idx.empty(), where, ": attn_layer_idx asks for attention in block ",
-          config.attn_layer_idx.empty() ? 0 : config.attn_layer_idx[0], "; this version has no attention layer");
   require(config.rms_norm, where, ": rms_norm is false; this version has RMSNorm only");
+  require(config.norm_epsilon > 0 && config.norm_epsilon < 1, where, ": norm_epsilon is ", config.norm_epsilon,
+          ", expected a small positive number");
   return config;
 }
 
 const std::vector<Preset>& presets() {
   // The published sizes (Gu & Dao 2023, table 12, with twice the Transformer's layers), then small ones for CPUs.
+  constexpr const char* kMamba = "Mamba1";
   static const std::vector<Preset> all = {
-      {"mamba-130m", "the published 130M", 768, 24, 50277},
-      {"mamba-370m", "the published 370M", 1024, 48, 50277},
-      {"mamba-790m", "the published 790M", 1536, 48, 50277},
-      {"mamba-1.4b", "the published 1.4B", 2048, 48, 50277},
-      {"mamba-2.8b", "the published 2.8B", 2560, 64, 50277},
-      {"bytes-1m", "bytes, 1.0M parameters: seconds to try", 128, 8, 256},
-      {"bytes-10m", "bytes, 9.6M parameters: an evening on a laptop", 384, 10, 256},
+      {"mamba-130m", "the published 130M", kMamba, 768, 24, 50277},
+      {"mamba-370m", "the published 370M", kMamba, 1024, 48, 50277},
+      {"mamba-790m", "the published 790M", kMamba, 1536, 48, 50277},
+      {"mamba-1.4b", "the published 1.4B", kMamba, 2048, 48, 50277},
+      {"mamba-2.8b", "the published 2.8B", kMamba, 2560, 64, 50277},
+      {"bytes-1m", "bytes, 1.0M parameters: seconds to try", kMamba, 128, 8, 256},
+      {"bytes-10m", "bytes, 9.6M parameters: an evening on a laptop", kMamba, 384, 10, 256},
   };
   return all;
 }
@@ -81,9 +129,12 @@ ModelConfig ModelConfig::preset(std::string_view name) {
     names.push_back(preset.name);
     if (preset.name != name) continue;
     ModelConfig config;
+    config.layer = preset.layer;
+    config.mixer = mixer_kind(preset.layer).config();
     config.d_model = preset.d_model;
     config.n_layer = preset.n_layer;
     config.vocab_size = preset.vocab_size;
+    config.pad_vocab_size_multiple = preset.pad_vocab_size_multiple;
     return config;
   }
   std::string known;

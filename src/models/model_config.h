@@ -1,4 +1,5 @@
-// What a language model is made of: config.json of the state-spaces kind, with the published defaults.
+// What a language model is made of: config.json of the state-spaces kind, with the published defaults, and the few
+// words that kind has not. A config.json of transformers is translated into this one (models/huggingface.h).
 #pragma once
 
 #include <memory>
@@ -23,22 +24,27 @@ struct ModelConfig {
   bool rms_norm = true, residual_in_fp32 = true, fused_add_norm = true;
   int64_t pad_vocab_size_multiple = 8;
   bool tie_embeddings = true;
+  // Words of the house, written only where they differ from what every state-spaces checkpoint means:
+  double norm_epsilon = 1e-5;         // of the norms of blocks and the final one
+  std::vector<int64_t> eos_token_id;  // any of these ends a text; empty: the tokenizer knows
 
   ModelConfig();
   // Rows of the embedding: vocab_size rounded up to pad_vocab_size_multiple. The rows past vocab_size are live.
   int64_t padded_vocab() const;
   std::string json() const;
-  // Throws Error naming `where` on JSON that is wrong, and on what this version does not have.
+  // A config.json of either kind. Throws Error naming `where` on JSON that is wrong, and on what this version does not
+  // have.
   static ModelConfig from_json(std::string_view json, std::string_view where);
   static ModelConfig preset(std::string_view name);
 
  private:
+  static ModelConfig from_state_spaces(std::string_view json, std::string_view where);
   Fields fields();
 };
 
 struct Preset {
-  std::string name, summary;
-  int64_t d_model, n_layer, vocab_size;
+  std::string name, summary, layer;
+  int64_t d_model, n_layer, vocab_size, pad_vocab_size_multiple = 8;
 };
 const std::vector<Preset>& presets();
 

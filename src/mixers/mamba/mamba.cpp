@@ -6,6 +6,7 @@
 
 #include "ops/conv1d/conv1d.h"
 #include "ops/linear/linear.h"
+#include "ops/rms_norm/rms_norm.h"
 #include "ops/selective_scan/selective_scan.h"
 
 namespace ssm {
@@ -31,6 +32,7 @@ Fields MambaConfig::fields() {
   return {{"d_state", &d_state, "states a channel, N"},
           {"d_conv", &d_conv, "taps of the causal convolution"},
           {"expand", &expand, "inner width over model width"},
+          {"d_inner", &d_inner, "inner width; 0: expand * d_model"},
           {.name = "dt_rank",
            .target = &dt_rank,
            .help = "rank of the projection to dt; auto: d_model / 16, rounded up",
@@ -43,6 +45,7 @@ Fields MambaConfig::fields() {
           {"dt_init_floor", &dt_init_floor, "initial step sizes are at least this"},
           {"conv_bias", &conv_bias, "bias in the convolution"},
           {"bias", &bias, "bias in in_proj and out_proj"},
+          {"b_c_dt_rms_eps", &b_c_dt_rms_eps, "epsilon of the norm of B, C and dt (FalconMamba); 0: no norm"},
           {"use_fast_path", &use_fast_path, "of the reference implementation; without effect"}};
 }
 
@@ -53,7 +56,10 @@ std::unique_ptr<Mixer> MambaConfig::build(const Params& params, int64_t d_model,
   within("d_state", d_state, 1, 1 << 16);
   within("d_conv", d_conv, 1, 1 << 16);
   within("expand", expand, 1, 1 << 10);
+  within("d_inner", d_inner, 0, 1 << 24);
   within("dt_rank", dt_rank, 0, 1 << 20);
+  require(b_c_dt_rms_eps >= 0 && std::isfinite(b_c_dt_rms_eps), "ssm_cfg: b_c_dt_rms_eps is ", b_c_dt_rms_eps,
+          ", expected a small number or 0");
   require(dt_init == "random" || dt_init == "constant", "ssm_cfg: dt_init is \"", dt_init,
           "\", expected random or constant");
   require(0 < dt_min && dt_min <= dt_max && std::isfinite(dt_max), "ssm_cfg: dt_min is ", dt_min, " and dt_max ",
@@ -64,10 +70,11 @@ std::unique_ptr<Mixer> MambaConfig::build(const Params& params, int64_t d_model,
 }
 
 Mamba::Mamba(const Params& params, const MambaConfig& config, int64_t d_model, int64_t layers)
-    : e_(config.expand * d_model),
+    : e_(config.d_inner > 0 ? config.d_inner : config.expand * d_model),
       n_(config.d_state),
       r_(config.dt_rank > 0 ? config.dt_rank : (d_model + 15) / 16),
       w_(config.d_conv),
+      b_c_dt_rms_eps_(config.b_c_dt_rms_eps),
       state_dtype_(params.dtype() == DType::f64 ? DType::f64 : DType::f32) {
   const Init zero = Init::constant(0), one = Init::constant(1);
   const double dt_bound = config.dt_scale / std::sqrt(static_cast<double>(r_));
@@ -96,12 +103,22 @@ Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) 
   const auto xz = split(ctx, linear(ctx, u, in_proj_, in_bias_), {e_, e_});                        // (t, e) each
   const Var x = conv1d(ctx, xz[0], conv_weight_, conv_bias_, Activation::silu, seqs, conv_state);  // (t, e)
   const auto dtBC = split(ctx, linear(ctx, x, x_proj_), {r_, n_, n_});  // (t, r), (t, n), (t, n)
-  const Var dt = linear(ctx, dtBC[0], dt_proj_);                        // (t, e)
-  const Var y = selective_scan(
-      ctx,  // (t, e)
-      {.x = x, .dt = dt, .A_log = A_log_, .B = dtBC[1], .C = dtBC[2], .D = D_, .dt_bias = dt_bias_, .z = xz[1]}, seqs,
-      h);
+  const Var dt = linear(ctx, normed(ctx, dtBC[0]), dt_proj_);           // (t, e)
+  const Var y = selective_scan(ctx,                                     // (t, e)
+                               {.x = x,
+                                .dt = dt,
+                                .A_log = A_log_,
+                                .B = normed(ctx, dtBC[1]),
+                                .C = normed(ctx, dtBC[2]),
+                                .D = D_,
+                                .dt_bias = dt_bias_,
+                                .z = xz[1]},
+                               seqs, h);
   return linear(ctx, y, out_proj_, out_bias_);  // (t, d)
+}
+
+Var Mamba::normed(const Ctx& ctx, const Var& x) const {
+  return b_c_dt_rms_eps_ > 0 ? rms_norm(ctx, x, {}, {}, b_c_dt_rms_eps_).y : x;
 }
 
 StateSpec Mamba::state() const { return {{"conv", {w_ - 1, e_}, state_dtype_}, {"ssm", {n_, e_}, state_dtype_}}; }

@@ -8,8 +8,8 @@ NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const
   require(shape.rank() == 2, "rms_norm: x is ", shape, ", expected (t, d)");
   require(!residual || residual.value.shape() == shape, "rms_norm: x is ", shape, ", residual ",
           residual.value.shape());
-  require(weight.value.shape() == Shape{shape[1]}, "rms_norm: weight is ", weight.value.shape(), ", expected (",
-          shape[1], ")");
+  require(!weight || weight.value.shape() == Shape{shape[1]}, "rms_norm: weight is ", weight.value.shape(),
+          ", expected (", shape[1], ")");
   const DType dtype = x.value.dtype();
   RmsNormForward args{.x = x.value, .residual = residual.value, .weight = weight.value, .eps = eps};
   args.y = Tensor::empty(shape, dtype);

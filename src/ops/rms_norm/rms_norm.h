@@ -3,10 +3,11 @@
 //   r = x + residual                                                                  (1)
 //   s_t = (mean_c r_tc^2 + eps)^(-1/2),   y_tc = r_tc s_t w_c                         (2)
 //
-//   x (t, d)  residual (t, d) or absent  weight (d)  ->  y (t, d)  r (t, d)
+//   x (t, d)  residual (t, d) or absent  weight (d) or absent: ones  ->  y (t, d)  r (t, d)
 //
-// All in f32 (f64 on ref). Without a residual r is x itself. The backward gets the gradients of both y and r and saves
-// r (shared with the residual stream) and s (t). Traffic: forward 16 bytes an element, backward 20.
+// x may be a row-strided view (columns of a wider matrix). All in f32 (f64 on ref). Without a residual r is x itself.
+// The backward gets the gradients of both y and r and saves r (shared with the residual stream) and s (t). Traffic:
+// forward 16 bytes an element, backward 20.
 #pragma once
 
 #include "core/context.h"
@@ -21,14 +22,14 @@ struct NormedResidual {
 NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const Var& weight, double eps);
 
 struct RmsNormForward {
-  Tensor x, residual, weight;  // inputs; residual may be absent
+  Tensor x, residual, weight;  // inputs; residual and weight may be absent
   double eps;
   Tensor y, sum;  // outputs; sum is absent when residual is
   Tensor scale;   // (t): s of (2)
 };
 
 struct RmsNormBackward {
-  Tensor sum, weight, scale;  // sum: r of (1)
+  Tensor sum, weight, scale;  // sum: r of (1); weight may be absent
   Tensor dy, dsum;            // dsum may be absent: nobody used r
   Tensor dr, dweight;         // outputs; dr is the gradient of x and of residual alike. Either may be absent
 };

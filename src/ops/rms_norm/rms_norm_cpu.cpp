@@ -20,11 +20,14 @@ constexpr int64_t kRows = 64;
 void rms_norm_forward(const RmsNormForward& args, Threads& threads) {
   const auto x = args.x.matrix<float>(), residual = args.residual.matrix<float>(), y = args.y.matrix<float>(),
              sum = args.sum.matrix<float>();
-  const float* weight = args.weight.data<float>();
+  const auto weight = args.weight.matrix<float>();  // (d), or absent
   float* scales = args.scale.data<float>();
   const auto columns = static_cast<size_t>(x.columns);
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
+  const auto weight_at = [&](size_t c) {
+    return weight ? load_up_to(d, weight[0] + c, columns - c) : hn::Set(d, 1.0f);
+  };
   threads.parallel((x.rows + kRows - 1) / kRows, [&](int64_t task, int) {
     for (int64_t t = task * kRows; t < std::min(x.rows, (task + 1) * kRows); ++t) {
       auto squares = hn::Zero(d);
@@ -42,7 +45,7 @@ void rms_norm_forward(const RmsNormForward& args, Threads& threads) {
       const float* from = residual ? sum[t] : x[t];
       for (size_t c = 0; c < columns; c += lanes) {
         const auto r = load_up_to(d, from + c, columns - c);
-        store_up_to(d, hn::Mul(hn::Mul(r, scale), load_up_to(d, weight + c, columns - c)), y[t] + c, columns - c);
+        store_up_to(d, hn::Mul(hn::Mul(r, scale), weight_at(c)), y[t] + c, columns - c);
       }
     }
   });
@@ -51,7 +54,7 @@ void rms_norm_forward(const RmsNormForward& args, Threads& threads) {
 void rms_norm_backward(const RmsNormBackward& args, Threads& threads) {
   const auto r = args.sum.matrix<float>(), dy = args.dy.matrix<float>(), dsum = args.dsum.matrix<float>(),
              dr = args.dr.matrix<float>();
-  const float* weight = args.weight.data<float>();
+  const auto weight = args.weight.matrix<float>();  // (d), or absent
   const float* scales = args.scale.data<float>();
   const auto columns = static_cast<size_t>(r.columns);
   const int64_t blocks = (r.rows + kRows - 1) / kRows;
@@ -59,13 +62,16 @@ void rms_norm_backward(const RmsNormBackward& args, Threads& threads) {
   const auto dweights = partial.matrix<float>();
   const hn::ScalableTag<float> d;
   const size_t lanes = hn::Lanes(d);
+  const auto weight_at = [&](size_t c) {
+    return weight ? load_up_to(d, weight[0] + c, columns - c) : hn::Set(d, 1.0f);
+  };
   threads.parallel(blocks, [&](int64_t task, int) {
     for (int64_t t = task * kRows; t < std::min(r.rows, (task + 1) * kRows); ++t) {
       const auto scale = hn::Set(d, scales[t]);
       auto dot = hn::Zero(d);
       for (size_t c = 0; c < columns; c += lanes) {
         const auto product = hn::Mul(load_up_to(d, dy[t] + c, columns - c), load_up_to(d, r[t] + c, columns - c));
-        dot = hn::MulAdd(product, load_up_to(d, weight + c, columns - c), dot);
+        dot = hn::MulAdd(product, weight_at(c), dot);
         if (!dweights) continue;
         float* to = dweights[task] + c;
         store_up_to(d, hn::MulAdd(product, scale, load_up_to(d, to, columns - c)), to, columns - c);  // (4)
@@ -74,7 +80,7 @@ void rms_norm_backward(const RmsNormBackward& args, Threads& threads) {
       const float cube = scales[t] * scales[t] * scales[t] / static_cast<float>(columns);
       const auto shared = hn::Mul(hn::SumOfLanes(d, dot), hn::Set(d, cube));
       for (size_t c = 0; c < columns; c += lanes) {  // (3)
-        const auto scaled = hn::Mul(load_up_to(d, weight + c, columns - c), scale);
+        const auto scaled = hn::Mul(weight_at(c), scale);
         auto out = hn::Mul(load_up_to(d, dy[t] + c, columns - c), scaled);
         out = hn::NegMulAdd(load_up_to(d, r[t] + c, columns - c), shared, out);
         if (dsum) out = hn::Add(out, load_up_to(d, dsum[t] + c, columns - c));

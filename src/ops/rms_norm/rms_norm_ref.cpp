@@ -10,7 +10,7 @@ template <class T>
 void forward(const RmsNormForward& args) {
   const auto x = args.x.matrix<T>(), residual = args.residual.matrix<T>(), y = args.y.matrix<T>(),
              sum = args.sum.matrix<T>();
-  const T* weight = args.weight.data<T>();
+  const auto weight = args.weight.matrix<T>();  // (d)
   for (int64_t t = 0; t < x.rows; ++t) {
     T squares = 0;
     for (int64_t c = 0; c < x.columns; ++c) {
@@ -20,27 +20,28 @@ void forward(const RmsNormForward& args) {
     }
     const T scale = 1 / std::sqrt(squares / static_cast<T>(x.columns) + static_cast<T>(args.eps));
     args.scale.data<T>()[t] = scale;
-    for (int64_t c = 0; c < x.columns; ++c) y[t][c] = (sum ? sum[t][c] : x[t][c]) * scale * weight[c];  // (2)
+    for (int64_t c = 0; c < x.columns; ++c)
+      y[t][c] = (sum ? sum[t][c] : x[t][c]) * scale * (weight ? weight[0][c] : T(1));  // (2)
   }
 }
 
 template <class T>
 void backward(const RmsNormBackward& args) {
   const auto r = args.sum.matrix<T>(), dy = args.dy.matrix<T>(), dsum = args.dsum.matrix<T>(), dr = args.dr.matrix<T>();
-  const T* weight = args.weight.data<T>();
-  T* dweight = args.dweight.data<T>();
+  const auto weight = args.weight.matrix<T>(), dweight = args.dweight.matrix<T>();  // (d)
+  const auto w = [&](int64_t c) { return weight ? weight[0][c] : T(1); };
   if (dweight) args.dweight.fill_zero();
   for (int64_t t = 0; t < r.rows; ++t) {
     const T scale = args.scale.data<T>()[t];
     T dot = 0;
     for (int64_t c = 0; c < r.columns; ++c) {
-      dot += dy[t][c] * weight[c] * r[t][c];
-      if (dweight) dweight[c] += dy[t][c] * r[t][c] * scale;  // (4)
+      dot += dy[t][c] * w(c) * r[t][c];
+      if (dweight) dweight[0][c] += dy[t][c] * r[t][c] * scale;  // (4)
     }
     const T shared = dot * scale * scale * scale / static_cast<T>(r.columns);
     if (!dr) continue;
     for (int64_t c = 0; c < r.columns; ++c)  // (3)
-      dr[t][c] = dy[t][c] * weight[c] * scale - r[t][c] * shared + (dsum ? dsum[t][c] : T(0));
+      dr[t][c] = dy[t][c] * w(c) * scale - r[t][c] * shared + (dsum ? dsum[t][c] : T(0));
   }
 }
 

@@ -7,9 +7,12 @@
 namespace ssm::test {
 namespace {
 
-OpCase norm_case(int64_t t, int64_t d, bool with_residual) {
-  return {.name = text("rms_norm t=", t, " d=", d, with_residual ? " with residual" : ""),
-          .inputs = {{"x", {t, d}}, {"residual", with_residual ? Shape{t, d} : Shape{}}, {"weight", {d}, 0.5, 1.5}},
+OpCase norm_case(int64_t t, int64_t d, bool with_residual, bool with_weight) {
+  return {.name = text("rms_norm t=", t, " d=", d, with_residual ? " with residual" : "",
+                       with_weight ? "" : " without weight"),
+          .inputs = {{"x", {t, d}},
+                     {"residual", with_residual ? Shape{t, d} : Shape{}},
+                     {"weight", with_weight ? Shape{d} : Shape{}, 0.5, 1.5}},
           .call =
               [](Ctx& ctx, const std::vector<Var>& in) {
                 const auto [y, sum] = rms_norm(ctx, in[0], in[1], in[2], 1e-5);
@@ -21,7 +24,16 @@ OpCase norm_case(int64_t t, int64_t d, bool with_residual) {
 TEST(RmsNorm, EveryDeviceAgreesOnUglySizes) {
   for (const auto& [t, d] :
        {std::pair<int64_t, int64_t>{1, 2}, {1, 7}, {3, 8}, {2, 16}, {5, 33}, {63, 9}, {64, 5}, {65, 31}, {130, 3}})
-    for (const bool with_residual : {false, true}) check_op(norm_case(t, d, with_residual));
+    for (const bool with_residual : {false, true})
+      for (const bool with_weight : {false, true}) check_op(norm_case(t, d, with_residual, with_weight));
+}
+
+TEST(RmsNorm, ColumnsOfAWiderMatrixAreTakenAsTheyAre) {
+  Ctx ctx{Device::cpu(), &test_threads()};
+  const Tensor wide = random_tensor("wide", {5, 11}, DType::f32);
+  const Tensor view = wide.columns(3, 8);
+  const Tensor found = rms_norm(ctx, {view, {}}, {}, {}, 1e-5).y.value;
+  expect_near(found, rms_norm(ctx, {view.clone(), {}}, {}, {}, 1e-5).y.value, 0, "a view");
 }
 
 TEST(RmsNorm, WrongShapesAreErrors) {

@@ -1,0 +1,29 @@
+// config.json as transformers writes it (model_type mamba and falcon_mamba), from and to the house's config, which is
+// the state-spaces one. The judge of defaults and of what counts is transformers 5.23.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "models/model_config.h"
+
+namespace ssm {
+
+// By content: a transformers config names its model_type, or at least its architectures.
+bool is_huggingface(std::string_view json, std::string_view where);
+
+// Throws Error naming the key on what transformers would compute and this program would not. The many keys that
+// change no number are skipped.
+ModelConfig from_huggingface(std::string_view json, std::string_view where);
+
+// A config that transformers opens; `dtype` is that of most weights. Throws Error on what it has no word for.
+std::string to_huggingface(const ModelConfig& config, DType dtype);
+
+// What transformers calls the model: mamba, falcon_mamba.
+std::string model_type_of(const ModelConfig& config);
+
+// What generation_config.json beside a checkpoint says of the tokens that end a text: where the file exists it decides,
+// also by saying nothing.
+std::vector<int64_t> end_of_text_in(std::string_view generation_config, std::string_view where);
+
+}  // namespace ssm

@@ -70,18 +70,24 @@ TEST(Model, GradientsOfTwoLayersAreFiniteDifferences) {
 TEST(Model, PublishedSizesHaveThePublishedParameterCounts) {
   struct Row {
     const char* name;
-    int64_t parameters;
+    int64_t parameters, rows;  // rows: of the embedding
   };
-  for (const Row& row : {Row{"mamba-130m", 129135360},
-                         {"mamba-370m", 371516416},
-                         {"mamba-790m", 793204224},
-                         {"mamba-1.4b", 1372178432},
-                         {"mamba-2.8b", 2768345600}}) {
+  for (const Row& row : {Row{"mamba-130m", 129135360, 50280},
+                         {"mamba-370m", 371516416, 50280},
+                         {"mamba-790m", 793204224, 50280},
+                         {"mamba-1.4b", 1372178432, 50280},
+                         {"mamba-2.8b", 2768345600, 50280},
+                         {"mamba2-130m", 128989632, 50288},
+                         {"mamba2-370m", 368346624, 50288},
+                         {"mamba2-780m", 780161280, 50288},
+                         {"mamba2-1.3b", 1343757312, 50288},
+                         {"mamba2-2.7b", 2702599680, 50288}}) {
     const ModelConfig config = ModelConfig::preset(row.name);
     ParamStore store({.shapes_only = true});
     const LanguageModel lm(store, config);
     EXPECT_EQ(store.count(), row.parameters) << row.name;
-    EXPECT_EQ(config.padded_vocab(), 50280) << row.name;
+    EXPECT_EQ(config.padded_vocab(), row.rows) << row.name;
+    EXPECT_EQ(ModelConfig::from_json(config.json(), row.name).json(), config.json());
   }
 }
 

@@ -3,22 +3,28 @@
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "core/error.h"
 #include "mixers/mamba/mamba.h"
+#include "mixers/mamba2/mamba2.h"
 
 namespace ssm {
 namespace {
 
+enum class Kind { mamba, mamba2, falcon_mamba };
+
 struct Architecture {
+  Kind kind;
   std::string_view model_type, name;  // name: of the classes, MambaForCausalLM and MambaModel
 };
-constexpr std::array<Architecture, 2> kArchitectures = {{{"mamba", "Mamba"}, {"falcon_mamba", "FalconMamba"}}};
+constexpr std::array<Architecture, 3> kArchitectures = {{{Kind::mamba, "mamba", "Mamba"},
+                                                         {Kind::mamba2, "mamba2", "Mamba2"},
+                                                         {Kind::falcon_mamba, "falcon_mamba", "FalconMamba"}}};
 constexpr std::string_view kHead = "ForCausalLM", kBare = "Model";
 
-// The keys of transformers, with its defaults for mamba.
+// The keys of transformers, with its defaults for mamba and falcon_mamba.
 struct Published {
   std::string model_type;
   std::vector<std::string> architectures;
@@ -29,6 +35,7 @@ struct Published {
   double time_step_scale = 1, time_step_min = 0.001, time_step_max = 0.1, time_step_floor = 1e-4;
   std::string time_step_init_scheme = "random", hidden_act = "silu";
   std::vector<double> time_step_limit;
+  int64_t num_heads = 128, head_dim = 64, n_groups = 8, chunk_size = 256;
   bool use_bias = false, use_conv_bias = true, tie_word_embeddings = true, residual_in_fp32 = true;
   std::vector<int64_t> eos_token_id = {0};
 
@@ -37,6 +44,16 @@ struct Published {
   std::vector<std::string> layer_types;
   int64_t num_experts = 0, num_local_experts = 0, d_intermediate = 0;
   bool quantized = false;
+
+  void take_defaults_of_mamba2() {
+    vocab_size = 32768;
+    hidden_size = 4096;
+    num_hidden_layers = 64;
+    state_size = 128;
+    tie_word_embeddings = false;
+    eos_token_id = {2};
+    time_step_limit = {0, std::numeric_limits<double>::infinity()};
+  }
 
   Fields fields() {
     const auto quantization = [this] {
@@ -59,6 +76,10 @@ struct Published {
             {"time_step_floor", &time_step_floor, "initial dt"},
             {"time_step_init_scheme", &time_step_init_scheme, "initial dt_proj"},
             {"time_step_limit", &time_step_limit, "bounds of dt"},
+            {"num_heads", &num_heads, "heads"},
+            {"head_dim", &head_dim, "channels of a head"},
+            {"n_groups", &n_groups, "groups of heads"},
+            {"chunk_size", &chunk_size, "of the scan; changes no number"},
             {"hidden_act", &hidden_act, "after the convolution"},
             {"use_bias", &use_bias, "in the projections"},
             {"use_conv_bias", &use_conv_bias, "in the convolution"},
@@ -96,9 +117,13 @@ const Architecture& architecture_of(const Published& published, std::string_view
 }
 
 const Architecture& architecture_of(const ModelConfig& config) {
-  const auto* const mamba = dynamic_cast<const MambaConfig*>(config.mixer.get());
-  require(mamba, "transformers has no word for the mixer ", config.layer);
-  return kArchitectures[mamba->b_c_dt_rms_eps > 0 ? 1 : 0];
+  Kind kind = Kind::mamba2;
+  if (const auto* const mamba = dynamic_cast<const MambaConfig*>(config.mixer.get()))
+    kind = mamba->b_c_dt_rms_eps > 0 ? Kind::falcon_mamba : Kind::mamba;
+  else
+    require(dynamic_cast<const Mamba2Config*>(config.mixer.get()), "transformers has no word for the mixer ",
+            config.layer);
+  return kArchitectures[static_cast<size_t>(kind)];
 }
 
 void check_sizes(const Published& published, std::string_view where) {
@@ -118,6 +143,24 @@ void check_sizes(const Published& published, std::string_view where) {
   };
   small("layer_norm_epsilon", published.layer_norm_epsilon);
   small("mixer_rms_eps", published.mixer_rms_eps);
+}
+
+void check_heads(const Published& published, std::string_view where) {
+  const int64_t inner = published.expand * published.hidden_size, heads = published.num_heads;
+  const auto positive = [&](const char* name, int64_t value) {
+    require(0 < value && value <= inner, where, ": ", name, " is ", value, ", expected 1 to ", inner);
+  };
+  positive("num_heads", heads);
+  positive("head_dim", published.head_dim);
+  positive("n_groups", published.n_groups);
+  positive("chunk_size", std::min(published.chunk_size, inner));
+  require(heads * published.head_dim == inner, where, ": num_heads is ", heads, " and head_dim ", published.head_dim,
+          ", expected a product of ", inner, ", expand times hidden_size");
+  require(heads % published.n_groups == 0, where, ": n_groups is ", published.n_groups, ", expected a divisor of the ",
+          heads, " heads");
+  const std::vector<double>& limit = published.time_step_limit;
+  require(limit.size() == 2 && limit[0] <= limit[1] && limit[1] >= 0, where,
+          ": time_step_limit is not two numbers with first <= second and second >= 0");
 }
 
 // What the config asks for and this program would not compute.
@@ -168,6 +211,24 @@ std::shared_ptr<MixerConfig> mamba_of(const Published& published, bool falcon) {
   return mixer;
 }
 
+std::shared_ptr<MixerConfig> mamba2_of(const Published& published) {
+  auto mixer = std::make_shared<Mamba2Config>();
+  mixer->d_state = published.state_size;
+  mixer->d_conv = published.conv_kernel;
+  mixer->expand = published.expand;
+  mixer->headdim = published.head_dim;
+  mixer->ngroups = published.n_groups;
+  mixer->norm_epsilon = published.layer_norm_epsilon;  // one key for the norms of blocks and mixers
+  mixer->dt_min = published.time_step_min;
+  mixer->dt_max = published.time_step_max;
+  mixer->dt_init_floor = published.time_step_floor;
+  mixer->dt_limit = published.time_step_limit;
+  mixer->bias = published.use_bias;
+  mixer->conv_bias = published.use_conv_bias;
+  mixer->chunk_size = published.chunk_size;
+  return mixer;
+}
+
 using Json = nlohmann::ordered_json;
 
 void put_mamba(Json& json, const MambaConfig& mixer, const ModelConfig& config) {
@@ -184,6 +245,35 @@ void put_mamba(Json& json, const MambaConfig& mixer, const ModelConfig& config) 
   json["use_bias"] = mixer.bias;
   json["use_conv_bias"] = mixer.conv_bias;
   if (mixer.b_c_dt_rms_eps > 0) json["mixer_rms_eps"] = mixer.b_c_dt_rms_eps;
+}
+
+void put_mamba2(Json& json, const Mamba2Config& mixer, const ModelConfig& config) {
+  const auto refuse = [](bool asked, const char* key, const auto& value) {
+    require(!asked, "transformers has no word for ssm_cfg.", key, " = ", value,
+            "; write the state-spaces naming instead");
+  };
+  const int64_t inner = mixer.expand * config.d_model;
+  refuse(mixer.d_ssm > 0 && mixer.d_ssm != inner, "d_ssm", mixer.d_ssm);
+  refuse(mixer.D_has_hdim, "D_has_hdim", "true");
+  refuse(!mixer.rmsnorm, "rmsnorm", "false");
+  refuse(mixer.norm_before_gate, "norm_before_gate", "true");
+  refuse(mixer.norm_epsilon != config.norm_epsilon, "norm_epsilon", mixer.norm_epsilon);
+  json["state_size"] = mixer.d_state;
+  json["conv_kernel"] = mixer.d_conv;
+  json["expand"] = mixer.expand;
+  json["num_heads"] = inner / mixer.headdim;
+  json["head_dim"] = mixer.headdim;
+  json["n_groups"] = mixer.ngroups;
+  json["chunk_size"] = mixer.chunk_size;
+  json["time_step_min"] = mixer.dt_min;
+  json["time_step_max"] = mixer.dt_max;
+  json["time_step_floor"] = mixer.dt_init_floor;
+  // JSON has no infinity, and what versions of transformers write instead differs; the largest float bounds as little.
+  constexpr double kLargest = std::numeric_limits<float>::max();
+  json["time_step_limit"] = {std::max(mixer.dt_limit[0], -kLargest), std::min(mixer.dt_limit[1], kLargest)};
+  json["use_bias"] = mixer.bias;
+  json["use_conv_bias"] = mixer.conv_bias;
+  json["rms_norm"] = true;
 }
 
 std::string_view torch_name_of(DType dtype) {
@@ -208,10 +298,12 @@ ModelConfig from_huggingface(std::string_view json, std::string_view where) {
   read_json(kind_fields(published), json, where, UnknownKeys::are_skipped);
   const Architecture& architecture = architecture_of(published, where);
   published.model_type = architecture.model_type;
+  if (architecture.kind == Kind::mamba2) published.take_defaults_of_mamba2();
   read_json(published.fields(), json, where, UnknownKeys::are_skipped);
   check_sizes(published, where);
   check_abilities(published, where);
-  check_no_limit(published, where);
+  const bool second = architecture.kind == Kind::mamba2;
+  second ? check_heads(published, where) : check_no_limit(published, where);
 
   ModelConfig config;
   config.d_model = published.hidden_size;
@@ -222,8 +314,8 @@ ModelConfig from_huggingface(std::string_view json, std::string_view where) {
   config.residual_in_fp32 = published.residual_in_fp32;
   config.norm_epsilon = published.layer_norm_epsilon;
   config.eos_token_id = published.eos_token_id;
-  config.layer = "Mamba1";
-  config.mixer = mamba_of(published, architecture.model_type == "falcon_mamba");
+  config.layer = second ? "Mamba2" : "Mamba1";
+  config.mixer = second ? mamba2_of(published) : mamba_of(published, architecture.kind == Kind::falcon_mamba);
   return config;
 }
 
@@ -247,7 +339,10 @@ std::string to_huggingface(const ModelConfig& config, DType dtype) {
   json["eos_token_id"] = config.eos_token_id.empty()       ? Json(nullptr)
                          : config.eos_token_id.size() == 1 ? Json(config.eos_token_id[0])
                                                            : Json(config.eos_token_id);
-  put_mamba(json, dynamic_cast<const MambaConfig&>(*config.mixer), config);
+  if (architecture.kind == Kind::mamba2)
+    put_mamba2(json, dynamic_cast<const Mamba2Config&>(*config.mixer), config);
+  else
+    put_mamba(json, dynamic_cast<const MambaConfig&>(*config.mixer), config);
   return json.dump(2) + "\n";
 }
 

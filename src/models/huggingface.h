@@ -1,5 +1,5 @@
-// config.json as transformers writes it (model_type mamba and falcon_mamba), from and to the house's config, which is
-// the state-spaces one. The judge of defaults and of what counts is transformers 5.23.
+// config.json as transformers writes it (model_type mamba, mamba2 and falcon_mamba), from and to the house's config,
+// which is the state-spaces one. The judge of defaults and of what counts is transformers 5.23.
 #pragma once
 
 #include <string>
@@ -19,7 +19,7 @@ ModelConfig from_huggingface(std::string_view json, std::string_view where);
 // A config that transformers opens; `dtype` is that of most weights. Throws Error on what it has no word for.
 std::string to_huggingface(const ModelConfig& config, DType dtype);
 
-// What transformers calls the model: mamba, falcon_mamba.
+// What transformers calls the model: mamba, mamba2, falcon_mamba.
 std::string model_type_of(const ModelConfig& config);
 
 // What generation_config.json beside a checkpoint says of the tokens that end a text: where the file exists it decides,

@@ -110,15 +110,22 @@ ModelConfig ModelConfig::from_state_spaces(std::string_view json, std::string_vi
 
 const std::vector<Preset>& presets() {
   // The published sizes (Gu & Dao 2023, table 12, with twice the Transformer's layers), then small ones for CPUs.
-  constexpr const char* kMamba = "Mamba1";
+  constexpr const char *kMamba = "Mamba1", *kMamba2 = "Mamba2";
   static const std::vector<Preset> all = {
       {"mamba-130m", "the published 130M", kMamba, 768, 24, 50277},
       {"mamba-370m", "the published 370M", kMamba, 1024, 48, 50277},
       {"mamba-790m", "the published 790M", kMamba, 1536, 48, 50277},
       {"mamba-1.4b", "the published 1.4B", kMamba, 2048, 48, 50277},
       {"mamba-2.8b", "the published 2.8B", kMamba, 2560, 64, 50277},
+      {"mamba2-130m", "the published Mamba-2 130M", kMamba2, 768, 24, 50277, 16},
+      {"mamba2-370m", "the published Mamba-2 370M", kMamba2, 1024, 48, 50277, 16},
+      {"mamba2-780m", "the published Mamba-2 780M", kMamba2, 1536, 48, 50277, 16},
+      {"mamba2-1.3b", "the published Mamba-2 1.3B", kMamba2, 2048, 48, 50277, 16},
+      {"mamba2-2.7b", "the published Mamba-2 2.7B", kMamba2, 2560, 64, 50277, 16},
       {"bytes-1m", "bytes, 1.0M parameters: seconds to try", kMamba, 128, 8, 256},
       {"bytes-10m", "bytes, 9.6M parameters: an evening on a laptop", kMamba, 384, 10, 256},
+      {"bytes-mamba2-1m", "bytes with Mamba-2, 1.1M parameters", kMamba2, 128, 8, 256},
+      {"bytes-mamba2-10m", "bytes with Mamba-2, 10.0M parameters", kMamba2, 384, 10, 256},
   };
   return all;
 }

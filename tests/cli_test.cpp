@@ -378,6 +378,40 @@ TEST_F(Program, ConvertKeepsTheModel) {
   expect_error({"convert", arg("model"), "--out", arg("half")}, "exists; expected a new directory");
 }
 
+TEST_F(Program, ConvertWritesEitherNaming) {
+  const std::string original = read_text(path("model") / "model.safetensors");
+  expect_done({"convert", arg("model"), "--out", arg("hf"), "--naming", "huggingface", "--max-shard-size", "10KB"});
+  EXPECT_TRUE(fs::exists(path("hf") / "model.safetensors.index.json"));
+  const Json info = expect_done({"info", arg("hf"), "--json", "--tensors"}).json();
+  EXPECT_EQ(info["kind"], "huggingface (mamba)");
+  EXPECT_EQ(info["tensor_list"][0]["name"], "backbone.embeddings.weight");
+  EXPECT_EQ(expect_done({"info", arg("model"), "--json"}).json()["kind"], "state-spaces (Mamba1)");
+  expect_done({"convert", arg("hf"), "--out", arg("back"), "--naming", "state-spaces"});
+  EXPECT_EQ(read_text(path("back") / "model.safetensors"), original);
+  expect_done({"convert", arg("hf"), "--out", arg("kept")});  // auto: as it was
+  EXPECT_EQ(expect_done({"info", arg("kept"), "--json"}).json()["kind"], "huggingface (mamba)");
+  file("hf/generation_config.json", R"({"eos_token_id": [7, 8]})");
+  EXPECT_EQ(expect_done({"info", arg("hf"), "--json"}).json()["config"]["eos_token_id"], Json::parse("[7, 8]"));
+}
+
+TEST_F(Program, ConvertWritesThePresetsInitialWeights) {
+  expect_done({"convert", "--preset", "bytes-mamba2-1m", "--dtype", "f16", "--seed", "3", "--out", arg("new")});
+  const Json info = expect_done({"info", arg("new"), "--json"}).json();
+  EXPECT_EQ(info["kind"], "state-spaces (Mamba2)");
+  EXPECT_GT(info["dtypes"]["f16"]["tensors"], 0);
+  const Words generate = {"generate", "--model", arg("new"), "--prompt", "x", "--max-tokens", "2", "--json"};
+  EXPECT_EQ(expect_done(generate).json()["ids"].size(), 2u);
+  for (const auto& [words, part] : std::vector<std::pair<Words, std::string>>{
+           {{"convert", "--out", arg("no")}, "one of MODEL and --preset"},
+           {{"convert", arg("model"), "--preset", "bytes-1m", "--out", arg("no")}, "one of MODEL and --preset"},
+           {{"convert", arg("model"), "--out", arg("no"), "--naming", "gguf"}, "expected auto, state-spaces"},
+           {{"convert", arg("model"), "--out", arg("no"), "--max-shard-size", "5XB"}, "--max-shard-size is \"5XB\""},
+           {{"convert", arg("model"), "--out", arg("no"), "--max-shard-size", "99999999999GB"}, "--max-shard-size"}})
+    expect_error(words, part, 2);
+  expect_error({"convert", "--preset", "mamba-131m", "--out", arg("no")}, "did you mean mamba-130m?");
+  EXPECT_FALSE(fs::exists(path("no")));
+}
+
 // Bad input -----------------------------------------------------------------------------------------------------------
 
 TEST_F(Program, DamagedModelsAreOneLineErrors) {

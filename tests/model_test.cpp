@@ -28,43 +28,44 @@ Tensor some_ids(int64_t t, int64_t vocab) {
   return ids;
 }
 
-TEST(Model, GradientsOfTwoLayersAreFiniteDifferences) {
-  for (const bool tied : {true, false}) {
-    const auto model =
-        Model::create(tiny_config(tied), 3, {.device = Device::ref(), .dtype = DType::f64, .trainable = true});
-    const Seqs seqs = Seqs::ragged(std::vector<int64_t>{5, 3});
-    const Tensor ids = some_ids(8, 11), targets = some_ids(8, 11);
-    targets.data<int64_t>()[2] = -100;  // not scored
-    const auto loss_of = [&](Tape* tape) {
-      const Var loss = model->lm().loss({Device::ref(), &test_threads(), tape}, ids, targets, seqs);
-      if (tape) tape->backward(loss);
-      return loss.value.item<double>();
-    };
-    Tape tape;
-    loss_of(&tape);
-    for (const auto& param : model->params().all()) {
-      ASSERT_TRUE(param->var.grad->written) << param->name;
-      const Tensor value = param->var.value, gradient = param->var.grad->value;
-      double largest = 0;
-      for (const double g : gradient.span<double>()) largest = std::max(largest, std::abs(g));
-      const int64_t checks = std::min<int64_t>(5, value.count());
-      for (int64_t k = 0; k < checks; ++k) {
-        const int64_t i = k * value.count() / checks;
-        double* element = value.data<double>() + i;
-        const double center = *element, step = 1e-4;  // small beside embeddings, 0.02
-        const auto loss_at = [&](double offset) {
-          *element = center + offset;
-          const double loss = loss_of(nullptr);
-          *element = center;
-          return loss;
-        };
-        const double numeric =
-            (8 * (loss_at(step) - loss_at(-step)) - (loss_at(2 * step) - loss_at(-2 * step))) / (12 * step);
-        EXPECT_LE(std::abs(gradient.data<double>()[i] - numeric), 1e-7 * std::max(std::abs(numeric), largest) + 1e-11)
-            << param->name << " at " << i << ": " << gradient.data<double>()[i] << ", differences say " << numeric;
-      }
+void check_gradients(const ModelConfig& config) {
+  const auto model = Model::create(config, 3, {.device = Device::ref(), .dtype = DType::f64, .trainable = true});
+  const Seqs seqs = Seqs::ragged(std::vector<int64_t>{5, 3});
+  const Tensor ids = some_ids(8, 11), targets = some_ids(8, 11);
+  targets.data<int64_t>()[2] = -100;  // not scored
+  const auto loss_of = [&](Tape* tape) {
+    const Var loss = model->lm().loss({Device::ref(), &test_threads(), tape}, ids, targets, seqs);
+    if (tape) tape->backward(loss);
+    return loss.value.item<double>();
+  };
+  Tape tape;
+  loss_of(&tape);
+  for (const auto& param : model->params().all()) {
+    ASSERT_TRUE(param->var.grad->written) << param->name;
+    const Tensor value = param->var.value, gradient = param->var.grad->value;
+    double largest = 0;
+    for (const double g : gradient.span<double>()) largest = std::max(largest, std::abs(g));
+    const int64_t checks = std::min<int64_t>(5, value.count());
+    for (int64_t k = 0; k < checks; ++k) {
+      const int64_t i = k * value.count() / checks;
+      double* element = value.data<double>() + i;
+      const double center = *element, step = 1e-4;  // small beside embeddings, 0.02
+      const auto loss_at = [&](double offset) {
+        *element = center + offset;
+        const double loss = loss_of(nullptr);
+        *element = center;
+        return loss;
+      };
+      const double numeric =
+          (8 * (loss_at(step) - loss_at(-step)) - (loss_at(2 * step) - loss_at(-2 * step))) / (12 * step);
+      EXPECT_LE(std::abs(gradient.data<double>()[i] - numeric), 1e-7 * std::max(std::abs(numeric), largest) + 1e-11)
+          << param->name << " at " << i << ": " << gradient.data<double>()[i] << ", differences say " << numeric;
     }
   }
+}
+
+TEST(Model, GradientsOfTwoLayersAreFiniteDifferences) {
+  for (const bool tied : {true, false}) check_gradients(tiny_config(tied));
 }
 
 TEST(Model, PublishedSizesHaveThePublishedParameterCounts) {
@@ -169,8 +170,37 @@ TEST(Model, ConfigsSayWhatIsWrong) {
             std::string::npos);
   EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "attn_layer_idx": [1]})").find("attention"),
             std::string::npos);
+  EXPECT_NE(message(R"({"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"},
+                        "attn_layer_idx": [9, 18], "attn_cfg": {"causal": true, "num_heads": 30}})")
+                .find("attention in layer 9"),
+            std::string::npos);
+  EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "d_intermediate": 64})").find("layer 0"),
+            std::string::npos);
+  EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "ssm_cfg": {"layer": "Mamba3"}})")
+                .find("ssm_cfg.layer, in layer 0 and all others: no mixer is called \"Mamba3\""),
+            std::string::npos);
   EXPECT_NE(message("[1, 2").find("JSON"), std::string::npos);
   EXPECT_EQ(ModelConfig::from_json(tiny_config(false).json(), "round trip").json(), tiny_config(false).json());
+}
+
+// The reference implementation refuses keys it does not know: ours are written where they say something.
+TEST(Model, HouseWordsAreWrittenOnlyWhereTheySaySomething) {
+  ModelConfig config = ModelConfig::preset("mamba-130m");
+  for (const char* word : {"norm_epsilon", "eos_token_id", "d_inner", "b_c_dt_rms_eps"})
+    EXPECT_EQ(config.json().find(word), std::string::npos) << word;
+  config.norm_epsilon = 1e-6;
+  config.eos_token_id = {0};
+  EXPECT_NE(config.json().find("norm_epsilon"), std::string::npos);
+  EXPECT_EQ(ModelConfig::from_json(config.json(), "again").json(), config.json());
+}
+
+// FalconMamba's mixer: an inner width of its own, B, C and dt normalised.
+TEST(Model, GradientsThroughTheNormsOfFalconMambaAreFiniteDifferences) {
+  const ModelConfig config = ModelConfig::from_json(
+      R"({"d_model": 10, "n_layer": 1, "vocab_size": 11, "pad_vocab_size_multiple": 1,
+          "ssm_cfg": {"d_state": 3, "d_conv": 3, "d_inner": 14, "dt_rank": 4, "b_c_dt_rms_eps": 0.001}})",
+      "falcon");
+  check_gradients(config);
 }
 
 }  // namespace

@@ -61,6 +61,40 @@ TEST(Checkpoint, Shards) {
   EXPECT_EQ(only(open_checkpoint(pickles.path() / "pytorch_model.bin.index.json").tensors, "scalar"), 6);
 }
 
+TEST(Checkpoint, ConsolidatedWeightsAreReadWhereThereAreNoOthers) {
+  const ScratchDirectory scratch;
+  scratch.file("config.json", "{}");
+  write_safetensors(scratch.path() / "consolidated.safetensors", {{"w", vector_of(1)}});
+  EXPECT_EQ(open_checkpoint(scratch.path()).weights.filename(), "consolidated.safetensors");
+  write_safetensors(scratch.path() / "model.safetensors", {{"w", vector_of(2)}});
+  EXPECT_EQ(open_checkpoint(scratch.path()).weights.filename(), "model.safetensors");
+}
+
+TEST(Checkpoint, WritesShardsOfAtMostTheSizeAskedFor) {
+  std::vector<TensorSource> sources;
+  for (const auto& [name, count] : {std::pair{"a", 3}, {"b", 3}, {"c", 9}, {"d", 1}, {"e", 1}, {"f", 3}})
+    sources.push_back({name, DType::f32, Shape{count}, [count = count] {
+                         return Tensor::of(std::vector<float>(static_cast<size_t>(count), static_cast<float>(count)));
+                       }});
+  const ScratchDirectory scratch;
+  write_checkpoint(scratch.path(), "{}", sources, 24);  // bytes: a and b; c, too large for any; d, e; f
+  const Checkpoint found = open_checkpoint(scratch.path());
+  EXPECT_EQ(found.weights.filename(), "model.safetensors.index.json");
+  for (const TensorSource& source : sources)
+    EXPECT_EQ(found.tensors.at(source.name).data<float>()[0], static_cast<float>(source.shape[0])) << source.name;
+  const auto names_in = [&](const char* shard) {
+    std::string names;
+    for (const auto& [name, tensor] : read_weights(scratch.path() / shard)) names += name;
+    return names;
+  };
+  EXPECT_EQ(names_in("model-00001-of-00003.safetensors"), "ab");
+  EXPECT_EQ(names_in("model-00002-of-00003.safetensors"), "c");
+  EXPECT_EQ(names_in("model-00003-of-00003.safetensors"), "def");
+  const ScratchDirectory whole;
+  write_checkpoint(whole.path(), "{}", sources, 80);
+  EXPECT_EQ(open_checkpoint(whole.path()).weights.filename(), "model.safetensors");
+}
+
 TEST(Checkpoint, BadIndexesAreErrors) {
   const ScratchDirectory scratch;
   write_safetensors(scratch.path() / "one.safetensors", {{"a", vector_of(1)}});
@@ -100,7 +134,7 @@ TEST(Checkpoint, MissingPartsAreNamed) {
   refused(gguf, "GGUF files cannot be read yet");
   refused(scratch.path(),
           "has no weights; looked for model.safetensors, model.safetensors.index.json, pytorch_model.bin, "
-          "pytorch_model.bin.index.json");
+          "pytorch_model.bin.index.json, consolidated.safetensors");
   refused(scratch.file("w.onnx", "x"), "unknown kind of weights file \".onnx\"");
 }
 

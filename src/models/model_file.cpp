@@ -113,8 +113,9 @@ void check_tensors(const ModelFile& file) {
     const std::string name = known == file.published.end() ? published_name(param->name, file.naming) : known->second;
     const auto found = file.tensors.find(param->name);
     const Shape expected = param->var.value.shape();
-    require(found != file.tensors.end(), where, " has no tensor ", name, " ", expected, ", which ", config,
-            " asks for; the nearest it has is ", printable(nearest_in(file, name)));
+    if (found == file.tensors.end())  // likeness costs too much to be looked for in vain
+      throw Error(where, " has no tensor ", name, " ", expected, ", which ", config,
+                  " asks for; the nearest it has is ", printable(nearest_in(file, name)));
     require(found->second.shape() == expected, where, ": ", name, " is ", found->second.shape(), ", config says ",
             expected);
     require(is_float(found->second.dtype()), where, ": ", name, " holds ", name_of(found->second.dtype()),

@@ -13,35 +13,6 @@
 namespace ssm {
 namespace {
 
-class Descriptor {
- public:
-  explicit Descriptor(const Path& path) : path_(path), number_(open(path.c_str(), O_RDONLY | O_CLOEXEC)) {
-    require(number_ >= 0, "cannot open ", path.string(), ": ", std::strerror(errno));
-  }
-  ~Descriptor() { close(number_); }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-
-  // Appends to `text` until it has `size` bytes or the file ends; returns whether the file goes on.
-  bool fill(std::string& text, size_t size) {
-    while (text.size() < size) {
-      const size_t had = text.size();
-      text.resize(size);
-      const ssize_t got = read(number_, text.data() + had, size - had);
-      const int problem = errno;
-      text.resize(had + static_cast<size_t>(std::max<ssize_t>(got, 0)));
-      if (got < 0 && problem == EINTR) continue;
-      require(got >= 0, "cannot read ", path_.string(), ": ", std::strerror(problem));
-      if (got == 0) return false;
-    }
-    return true;
-  }
-
- private:
-  const Path& path_;
-  int number_;
-};
-
 bool is_space(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
 
 bool continues_character(char c) { return (static_cast<unsigned char>(c) & 0xC0) == 0x80; }
@@ -59,24 +30,16 @@ int64_t total_size(const std::vector<Path>& files) {
 
 void encode_files(const std::vector<Path>& files, const TextEncoder& encoder, const TextReading& reading,
                   const std::function<void(std::span<const int64_t>)>& append) {
-  DCHECK(reading.piece > 0);
   const int64_t total = total_size(files);
   int64_t done = 0;
-  std::string text;
   for (const Path& path : files) {
-    Descriptor file(path);
-    const int64_t before = done;
-    bool more = true;
-    while (more) {
-      more = file.fill(text, static_cast<size_t>(reading.piece));
-      const size_t length = more ? cut_position(text) : text.size();
-      if (length == 0) break;
-      append(encoder.encode(std::string_view(text).substr(0, length)));
-      text.erase(0, length);
-      done += static_cast<int64_t>(length);
-      if (reading.progress) reading.progress(done, total);
+    TextPieces text(path, reading.piece);
+    for (std::string_view piece = text.next(); !piece.empty(); piece = text.next()) {
+      append(encoder.encode(piece));
+      if (reading.progress) reading.progress(done + text.bytes(), total);
     }
-    require(done > before, path.string(), " is empty; expected text");
+    require(text.bytes() > 0, path.string(), " is empty; expected text");
+    done += text.bytes();
   }
 }
 
@@ -91,6 +54,34 @@ size_t cut_position(std::string_view text) {
   for (size_t back = 1; back <= 4 && back < text.size(); ++back)
     if (!continues_character(text[text.size() - back])) return text.size() - back;
   return text.size();
+}
+
+TextPieces::TextPieces(const Path& path, int64_t piece) : piece_(static_cast<size_t>(piece)) {
+  DCHECK(piece > 0);
+  const bool is_input = path == "-";
+  name_ = is_input ? "standard input" : path.string();
+  descriptor_ = is_input ? dup(STDIN_FILENO) : open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  require(descriptor_ >= 0, "cannot open ", name_, ": ", std::strerror(errno));
+  if (!is_input) total_ = total_size({path});
+}
+
+TextPieces::~TextPieces() { close(descriptor_); }
+
+std::string_view TextPieces::next() {
+  text_.erase(0, given_);
+  while (more_ && text_.size() < piece_) {
+    const size_t had = text_.size();
+    text_.resize(piece_);
+    const ssize_t got = read(descriptor_, text_.data() + had, piece_ - had);
+    const int problem = errno;
+    text_.resize(had + static_cast<size_t>(std::max<ssize_t>(got, 0)));
+    if (got < 0 && problem == EINTR) continue;
+    require(got >= 0, "cannot read ", name_, ": ", std::strerror(problem));
+    more_ = got > 0;
+  }
+  given_ = more_ ? cut_position(text_) : text_.size();
+  bytes_ += static_cast<int64_t>(given_);
+  return std::string_view(text_).substr(0, given_);
 }
 
 int64_t tokenize_files(const std::vector<Path>& files, const TextEncoder& encoder, const Path& output,

@@ -39,27 +39,26 @@ void StatePool::release(Slot slot) {
   free_.push_back(slot);
 }
 
-Tensor StatePool::row(size_t entry, Slot slot) const {
+int64_t StatePool::row_bytes(size_t entry) const { return spec_[entry].shape.count() * bytes_of(spec_[entry].dtype); }
+
+std::byte* StatePool::row(size_t entry, Slot slot) const {
   DCHECK(0 <= slot && slot < slots_);
-  return rows_[entry].value.rows(slot, slot + 1);
+  return static_cast<std::byte*>(rows_[entry].value.raw()) + slot * row_bytes(entry);
 }
 
 void StatePool::zero(Slot slot) {
-  for (size_t i = 0; i < spec_.size(); ++i) row(i, slot).fill_zero();
+  for (size_t i = 0; i < spec_.size(); ++i) std::memset(row(i, slot), 0, static_cast<size_t>(row_bytes(i)));
 }
 
 void StatePool::copy(Slot from, Slot to) {
-  for (size_t i = 0; i < spec_.size(); ++i) row(i, to).copy_from(row(i, from));
+  if (from == to) return;
+  for (size_t i = 0; i < spec_.size(); ++i) std::memcpy(row(i, to), row(i, from), static_cast<size_t>(row_bytes(i)));
 }
 
 std::vector<std::byte> StatePool::save(Slot slot) const {
-  std::vector<std::byte> bytes(static_cast<size_t>(bytes_of(spec_)));
-  std::byte* to = bytes.data();
-  for (size_t i = 0; i < spec_.size(); ++i) {
-    const Tensor from = row(i, slot);
-    std::memcpy(to, from.raw(), static_cast<size_t>(from.bytes()));
-    to += from.bytes();
-  }
+  std::vector<std::byte> bytes;
+  bytes.reserve(static_cast<size_t>(bytes_of(spec_)));
+  for (size_t i = 0; i < spec_.size(); ++i) bytes.insert(bytes.end(), row(i, slot), row(i, slot) + row_bytes(i));
   return bytes;
 }
 
@@ -67,11 +66,8 @@ void StatePool::restore(Slot slot, std::span<const std::byte> bytes) {
   require(static_cast<int64_t>(bytes.size()) == bytes_of(spec_), "a state of ", bytes.size(),
           " bytes; this model's state has ", bytes_of(spec_));
   const std::byte* from = bytes.data();
-  for (size_t i = 0; i < spec_.size(); ++i) {
-    const Tensor to = row(i, slot);
-    std::memcpy(to.raw(), from, static_cast<size_t>(to.bytes()));
-    from += to.bytes();
-  }
+  for (size_t i = 0; i < spec_.size(); from += row_bytes(i), ++i)
+    std::memcpy(row(i, slot), from, static_cast<size_t>(row_bytes(i)));
 }
 
 }  // namespace ssm

@@ -42,7 +42,8 @@ class StatePool {
   void restore(Slot slot, std::span<const std::byte> bytes);
 
  private:
-  Tensor row(size_t entry, Slot slot) const;
+  std::byte* row(size_t entry, Slot slot) const;
+  int64_t row_bytes(size_t entry) const;
   StateSpec spec_;
   int64_t slots_;
   std::vector<Var> rows_;

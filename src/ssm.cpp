@@ -137,8 +137,8 @@ std::vector<int64_t> Session::write(const WriteOptions& options, const std::func
                                        .min_p = options.min_p,
                                        .repetition_penalty = options.repetition_penalty},
                            .seed = options.seed,
-                           .max_tokens = options.max_tokens,
-                           .end_of_text = tokenizer ? tokenizer->end_of_text() : std::nullopt};
+                           .max_tokens = options.max_tokens};
+  if (const auto end = tokenizer ? tokenizer->end_of_text() : std::nullopt) generate.end_ids.push_back(*end);
   generate.sampler.check();
   std::vector<int64_t> ids;
   parts_->generator.write(generate, [&](const WrittenToken& written) {

@@ -10,6 +10,7 @@ ninja-build          runs the build
 libhwy-dev           Highway: portable SIMD, instructions chosen when the program runs
 libopenblas-dev      matrix products on the CPU
 nlohmann-json3-dev   reads and writes JSON
+libedit-dev          edits the line of `ssm generate --interactive` (BSD licence; readline's would bind the program)
 '
 test_packages='
 libgtest-dev         GoogleTest: the test program

@@ -1,76 +1,11 @@
-// `ssm generate`: continue a prompt. Text streams to stdout as it is written: bytes of tokens -> stop texts -> whole
-// UTF-8 characters.
-#include <algorithm>
-#include <chrono>
-#include <cstdio>
-
-#include "cli/command.h"
-#include "cli/json_line.h"
+// `ssm generate`: continue a prompt (generate_samples.cpp), many of them (generate_batch.cpp), or talk
+// (generate_interactive.cpp). Here are its options and what must hold between them.
+#include "cli/generate_parts.h"
 #include "cli/model_flags.h"
-#include "cli/terminal.h"
-#include "engine/generator.h"
 #include "engine/model_tokenizer.h"
-#include "engine/state_file.h"
-#include "engine/stop_text.h"
-#include "formats/npy.h"
-#include "tokenizers/utf8_stream.h"
 
 namespace ssm::cli {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-// What becomes of written tokens: text on stdout while it grows, or a line a token, or nothing until the end.
-class Output {
- public:
-  enum class Form { text, lines, collected };
-
-  Output(const Tokenizer* tokenizer, const std::vector<std::string>& stops, Form form)
-      : tokenizer_(tokenizer), stops_(stops), form_(form) {}
-
-  void add(const WrittenToken& token, bool is_end_of_text) {
-    ids.push_back(token.id);
-    logprobs.push_back(token.logprob);
-    const std::string bytes = tokenizer_ && !is_end_of_text ? tokenizer_->bytes_of(token.id) : "";
-    if (form_ == Form::lines) print_line(token, bytes);
-    if (tokenizer_)
-      add_text(characters_.push(stops_.push(bytes)));
-    else if (form_ == Form::text)
-      print((ids.size() > 1 ? " " : "") + std::to_string(token.id));
-  }
-
-  // On a terminal the prompt of the shell comes on a line of its own; elsewhere the text stays as written.
-  void finish() {
-    if (tokenizer_) add_text(characters_.push(stops_.finish()) + characters_.finish());
-    const bool open_line = tokenizer_ ? !text.empty() && text.back() != '\n' : !ids.empty();
-    if (form_ == Form::text && open_line && (!tokenizer_ || stdout_is_terminal())) print("\n");
-  }
-
-  bool stopped() const { return stops_.stopped(); }
-
-  std::string text;
-  std::vector<int64_t> ids;
-  std::vector<double> logprobs;
-
- private:
-  void add_text(const std::string& piece) {
-    text += piece;
-    if (form_ == Form::text) print(piece);
-  }
-
-  static void print_line(const WrittenToken& token, const std::string& bytes) {
-    char number[32];
-    std::snprintf(number, sizeof number, "%.6f", token.logprob);
-    print(std::to_string(token.id) + "\t" + number + "\t" + one_line(bytes) + "\n");
-  }
-
-  const Tokenizer* tokenizer_;
-  StopText stops_;
-  Utf8Stream characters_;
-  Form form_;
-};
 
 class Generate : public Command {
  public:
@@ -81,130 +16,102 @@ class Generate : public Command {
   }
 
   Fields fields() override {
-    Fields all = {{.name = "model", .target = &model_, .help = "a model's directory or weights file", .required = true},
-                  {"prompt", &prompt_, "text to continue"},
-                  {"prompt_file", &prompt_file_, "file with it, every byte as it is; - reads standard input"},
-                  {"ids", &ids_, "token ids to continue: integers (t) in a .npy file"},
-                  {"max_tokens", &options_.max_tokens, "tokens to write at most"}};
-    for (Field& field : options_.sampler.fields()) all.push_back(std::move(field));
+    GenerateSettings& s = settings_;
+    Fields all = {
+        {.name = "model", .target = &s.model, .help = "a model's directory or weights file", .required = true},
+        {"tokenizer", &s.tokenizer, "bytes or a tokenizer's file, for a model that has none"},
+        {"prompt", &s.prompt, "text to continue"},
+        {"prompt_file", &s.prompt_file, "file with it, every byte as it is; - reads standard input"},
+        {"ids", &s.ids, "token ids to continue: integers (t) in a .npy file"},
+        {"max_tokens", &s.options.max_tokens, "tokens to write at most"}};
+    for (Field& field : s.options.sampler.fields()) all.push_back(std::move(field));
     const Fields rest = {
-        {"stop", &stops_, "end before this text; several may be given"},
-        {"logprobs", &options_.logprobs, "a line a token: id, log probability, text; with --json a list"},
-        {"state_in", &state_in_, "go on where the run that wrote this file ended"},
-        {"state_out", &state_out_, "keep the state of the sequence for --state-in"},
-        {"ids_out", &ids_out_, "written token ids: i64 (t) as .npy"}};
+        {"stop", &s.stops, "end before this text; several may be given"},
+        {"ignore_eos", &s.ignore_eos, "go on after tokens that end a text"},
+        {"logprobs", &s.options.logprobs, "a line a token: id, log probability, text; with --json a list"},
+        {"top_logprobs", &s.options.top_logprobs, "the same with the N likeliest alternatives to each"},
+        {"samples", &s.samples, "continuations, written together from one reading of the prompt"},
+        {"batch", &s.batch,
+         "JSON lines of {\"prompt\": ...} or {\"ids\": [...]}, with \"id\" and options of their own; - reads standard "
+         "input. A JSON line each comes out, in their order"},
+        {"parallel", &s.parallel, "sequences of --batch or --samples that are written at once"},
+        {"state_in", &s.state_in, "go on where the run that wrote this file ended"},
+        {"state_out", &s.state_out, "keep the state of the sequence for --state-in"},
+        {"ids_out", &s.ids_out, "written token ids: i64 (t) as .npy"},
+        {"interactive", &s.interactive,
+         "a line is read, an answer written, the state carried on: nothing is read twice. /help lists its commands"},
+        {"prefix", &s.prefix, "with --interactive: text before each line"},
+        {"suffix", &s.suffix, "with --interactive: text after each line"},
+        {"undo", &s.undo, "with --interactive: turns that can be taken back; each keeps a copy of the state"}};
     all.insert(all.end(), rest.begin(), rest.end());
     return all;
   }
 
   int run(const Invocation& invocation) override {
+    GenerateSettings& s = settings_;
     check_options(invocation);
-    const auto model = Model::open(model_, model_options(invocation.common));
-    const auto tokenizer = invocation.has("ids") || !has_prompt(invocation)
-                               ? model_tokenizer_if_any(model_, model->config())
-                               : model_tokenizer(model_, model->config());
-    require(tokenizer || stops_.empty(), "--stop needs text, and the tokenizer of ", model_, " cannot be read");
-    options_.seed = static_cast<uint64_t>(invocation.common.seed);
-    options_.end_of_text = tokenizer ? tokenizer->end_of_text() : std::nullopt;
-    const std::vector<int64_t> prompt = prompt_ids(invocation, model->config(), tokenizer.get());
+    s.json = invocation.common.json;
+    s.quiet = invocation.common.quiet;
+    s.has_ids = invocation.has("ids");
+    s.has_prompt = invocation.has("prompt") || invocation.has("prompt_file");
+    s.options.seed = static_cast<uint64_t>(invocation.common.seed);
+    s.options.logprobs = s.options.logprobs || s.options.top_logprobs > 0;
 
+    const auto model = Model::open(s.model, model_options(invocation.common));
+    const auto tokenizer = open_text_side(*model);
+    require(tokenizer || s.stops.empty(), "--stop needs text, and ", s.model,
+            " has no tokenizer; give --tokenizer PATH");
+    s.options.end_ids = ids_that_end(tokenizer.get(), s.ignore_eos);
     Threads threads(static_cast<int>(invocation.common.threads));
-    StatePool pool(model->lm().state_spec(), 1);
-    Generator generator(*model, threads, pool, pool.acquire());
-    if (!state_in_.empty()) generator.restore(read_state_file(state_in_, *model));
-    const auto reading = Clock::now();
-    read(generator, prompt, invocation.common.quiet);
-    const double prompt_seconds = seconds_since(reading);
-
-    const auto form = invocation.common.json ? Output::Form::collected
-                      : options_.logprobs    ? Output::Form::lines
-                                             : Output::Form::text;
-    Output output(tokenizer.get(), stops_, form);
-    const auto writing = Clock::now();
-    const Finish finish = generator.write(options_, [&](const WrittenToken& token) {
-      output.add(token, options_.end_of_text == token.id);
-      return !output.stopped() && !interrupted();
-    });
-    const double seconds = seconds_since(writing);
-    output.finish();
-
-    if (!ids_out_.empty()) write_npy(ids_out_, Tensor::of(output.ids));
-    if (!state_out_.empty()) write_state_file(state_out_, *model, generator.snapshot());
-    const bool cut = finish == Finish::stopped && !output.stopped();
-    const double rate = seconds > 0 ? static_cast<double>(output.ids.size()) / seconds : 0;
-    if (invocation.common.json) {
-      Json result = {{"text", output.text},
-                     {"ids", output.ids},
-                     {"finish_reason", cut                        ? "interrupted"
-                                       : finish == Finish::length ? "length"
-                                                                  : "stop"},
-                     {"prompt_tokens", prompt.size()},
-                     {"tokens", output.ids.size()},
-                     {"seconds", seconds},
-                     {"tokens_per_second", rate},
-                     {"prompt_seconds", prompt_seconds}};
-      if (options_.logprobs) result["logprobs"] = output.logprobs;
-      print(json_line(result));
-    }
-    note(text(prompt.size(), " prompt tokens in ", duration(prompt_seconds), ", ", output.ids.size(), " tokens in ",
-              duration(seconds), ", ", quantity(rate), " tokens/s"),
-         invocation.common.quiet || invocation.common.json);
-    return cut ? kInterrupted : 0;
+    const Generation generation{.settings = s, .model = *model, .tokenizer = tokenizer.get(), .threads = threads};
+    if (!s.batch.empty()) return generate_batch(generation);
+    return s.interactive ? generate_interactive(generation) : generate_samples(generation);
   }
 
  private:
-  static int prompts_given(const Invocation& invocation) {
-    return invocation.has("prompt") + invocation.has("prompt_file") + invocation.has("ids");
-  }
-  static bool has_prompt(const Invocation& invocation) { return prompts_given(invocation) > 0; }
-
   void check_options(const Invocation& invocation) const {
-    require_usage(prompts_given(invocation) <= 1,
-                  "more than one prompt; give one of --prompt, --prompt-file and --ids");
-    require_usage(has_prompt(invocation) || !state_in_.empty(),
+    const GenerateSettings& s = settings_;
+    const auto has = [&](std::string_view field) { return invocation.has(field); };
+    const int prompts = has("prompt") + has("prompt_file") + has("ids");
+    require_usage(prompts <= 1, "more than one prompt; give one of --prompt, --prompt-file and --ids");
+    require_usage(prompts > 0 || !s.state_in.empty() || !s.batch.empty() || s.interactive,
                   "no prompt; give --prompt TEXT, --prompt-file F, --ids F.npy, or --state-in F to go on");
-    require_range("--max-tokens", options_.max_tokens, 0);
-    check_flags(options_.sampler);
-    for (const std::string& stop : stops_) require_usage(!stop.empty(), "--stop is empty; expected a text");
-    if (!ids_out_.empty()) require_can_write(ids_out_);
-    if (!state_out_.empty()) require_can_write(state_out_);
+    require_range("--max-tokens", s.options.max_tokens, 0);
+    require_range("--top-logprobs", s.options.top_logprobs, 0, 1000);
+    require_range("--samples", s.samples, 1, 1'000'000);
+    require_range("--parallel", s.parallel, 1, 4096);
+    require_range("--undo", s.undo, 0);
+    check_flags(s.options.sampler);
+    for (const std::string& stop : s.stops) require_usage(!stop.empty(), "--stop is empty; expected a text");
+    const auto exclude = [&](bool given, const char* flag, std::initializer_list<const char*> others) {
+      for (const char* other : others)
+        require_usage(!given || !has(other), flag, " and ", flag_of(other), " do not go together");
+    };
+    exclude(!s.batch.empty(), "--batch",
+            {"prompt", "prompt_file", "ids", "samples", "state_out", "ids_out", "interactive"});
+    exclude(s.interactive, "--interactive", {"samples", "ids_out", "logprobs", "top_logprobs", "parallel"});
+    exclude(s.samples > 1, "--samples", {"state_out", "ids_out"});
+    for (const char* flag : {"prefix", "suffix", "undo"})
+      require_usage(s.interactive || !has(flag), flag_of(flag), " is for --interactive");
+    require_usage(!s.interactive || s.prompt_file != "-", "--prompt-file - and --interactive both read standard input");
+    if (!s.ids_out.empty()) require_can_write(s.ids_out);
+    if (!s.state_out.empty()) require_can_write(s.state_out);
   }
 
-  std::vector<int64_t> prompt_ids(const Invocation& invocation, const ModelConfig& config,
-                                  const Tokenizer* tokenizer) const {
-    std::vector<int64_t> ids;
-    if (invocation.has("ids")) {
-      const Tensor given = read_ids(ids_, config.vocab_size);
-      require(given.rank() == 1 || given.size(0) == 1, ids_, " has shape ", given.shape(),
-              ", expected one sequence, (t)");
-      ids.assign(given.data<int64_t>(), given.data<int64_t>() + given.count());
-    } else if (has_prompt(invocation)) {
-      ids = tokenizer->encode(invocation.has("prompt") ? prompt_ : read_text(prompt_file_));
+  // Null where ids are enough.
+  std::unique_ptr<Tokenizer> open_text_side(const Model& model) const {
+    const GenerateSettings& s = settings_;
+    if (!s.tokenizer.empty()) {
+      auto tokenizer = open_tokenizer(s.tokenizer);
+      require(tokenizer->vocab() <= model.config().padded_vocab(), s.tokenizer, " has ", tokenizer->vocab(),
+              " tokens, the model's vocabulary ", model.config().vocab_size, "; it is the tokenizer of another model");
+      return tokenizer;
     }
-    // A model that was trained with an end-of-text token begins a new text after one.
-    if (ids.empty() && state_in_.empty() && options_.end_of_text) ids.push_back(*options_.end_of_text);
-    require(!ids.empty() || !state_in_.empty(),
-            "the prompt is empty, and this model has no token to begin a text with; expected at least one ",
-            tokenizer ? "byte of text" : "token id");
-    return ids;
+    return s.has_prompt || s.interactive ? model_tokenizer(s.model, model.config())
+                                         : model_tokenizer_if_any(s.model, model.config());
   }
 
-  static void read(Generator& generator, const std::vector<int64_t>& prompt, bool quiet) {
-    Progress progress(quiet);
-    const auto start = Clock::now();
-    for (size_t done = 0; done < prompt.size();) {
-      stop_if_interrupted();
-      const size_t count = std::min<size_t>(Generator::kChunk, prompt.size() - done);
-      generator.read(std::span(prompt).subspan(done, count));
-      done += count;
-      if (seconds_since(start) > 1) progress.show(text("reading the prompt: ", done, "/", prompt.size(), " tokens"));
-    }
-    progress.clear();
-  }
-
-  GenerateOptions options_;
-  std::string model_, prompt_, prompt_file_, ids_, state_in_, state_out_, ids_out_;
-  std::vector<std::string> stops_;
+  GenerateSettings settings_;
 };
 
 }  // namespace

@@ -25,6 +25,15 @@ void on_interrupt(int) {
   if (interrupts > 1) _exit(kInterrupted);
 }
 
+void handle_interrupts(int flags) {
+  struct sigaction action {};
+  sigemptyset(&action.sa_mask);
+  action.sa_handler = on_interrupt;
+  action.sa_flags = flags;
+  sigaction(SIGINT, &action, nullptr);
+  sigaction(SIGTERM, &action, nullptr);
+}
+
 template <class... Values>
 std::string formatted(const char* pattern, Values... values) {
   std::array<char, 64> buffer;
@@ -65,18 +74,20 @@ bool is_control(std::string_view character) {
 }  // namespace
 
 void catch_signals() {
+  handle_interrupts(SA_RESTART);  // no call of ours need be prepared to be interrupted
   struct sigaction action {};
   sigemptyset(&action.sa_mask);
-  action.sa_handler = on_interrupt;
-  action.sa_flags = SA_RESTART;  // no call of ours need be prepared to be interrupted
-  sigaction(SIGINT, &action, nullptr);
-  sigaction(SIGTERM, &action, nullptr);
   action.sa_handler = SIG_IGN;
   sigaction(SIGPIPE, &action, nullptr);
   sigaction(SIGXFSZ, &action, nullptr);  // a file past `ulimit -f`: an error like a full disk
 }
 
 bool interrupted() { return interrupts > 0; }
+
+void forget_interrupt() { interrupts = 0; }
+
+InterruptsEndWaiting::InterruptsEndWaiting() { handle_interrupts(0); }
+InterruptsEndWaiting::~InterruptsEndWaiting() { handle_interrupts(SA_RESTART); }
 
 void stop_if_interrupted() {
   if (interrupted()) throw Interrupted();

@@ -12,6 +12,16 @@ namespace ssm::cli {
 // once, from main.
 void catch_signals();
 bool interrupted();
+void forget_interrupt();  // for commands that go on after one
+
+// While this lives an interrupt ends a system call that waits for input, which goes on otherwise.
+class InterruptsEndWaiting {
+ public:
+  InterruptsEndWaiting();
+  ~InterruptsEndWaiting();
+  InterruptsEndWaiting(const InterruptsEndWaiting&) = delete;
+  InterruptsEndWaiting& operator=(const InterruptsEndWaiting&) = delete;
+};
 
 // For commands with nothing to save: thrown where they stop, becomes the exit code in main.
 struct Interrupted {};

@@ -45,7 +45,8 @@ const std::vector<int64_t> kPrompt = {3, 1, 4, 1, 5, 9, 2, 6};
 TEST(Generator, ARunInPartsWritesWhatOneRunWrites) {
   const ScratchDirectory scratch;
   const Path file = scratch.path() / "state";
-  const SamplerOptions sampler{.temperature = 1.3, .top_p = 0.9, .repetition_penalty = 1.2};
+  const SamplerOptions sampler{
+      .temperature = 1.3, .top_p = 0.9, .repetition_penalty = 1.2, .frequency_penalty = 0.3, .presence_penalty = 0.2};
   for (const DType dtype : {DType::f32, DType::bf16, DType::f64}) {
     const auto model = small_model(1, {.device = dtype == DType::f64 ? Device::ref() : Device::cpu(), .dtype = dtype});
     Sequence whole(*model);
@@ -125,7 +126,8 @@ TEST(Generator, EndsAtEndOfTextAndWhenTold) {
   EXPECT_EQ(count, 3);
   sequence.generator.restore(start);
   const auto all = [](const WrittenToken&) { return true; };
-  EXPECT_EQ(sequence.generator.write({.seed = 5, .max_tokens = 20, .end_of_text = ids[0]}, all), Finish::end_of_text);
+  EXPECT_EQ(sequence.generator.write({.seed = 5, .max_tokens = 20, .end_ids = {36 - ids[0], ids[0]}}, all),
+            Finish::end_of_text);
   EXPECT_EQ(sequence.generator.tokens(), 9);
 }
 
@@ -151,6 +153,20 @@ TEST(StateFile, IsRefusedByAnotherModel) {
   EXPECT_TRUE(fails_with("other weights", [&] { read_state_file(file, *small_model(2)); }));
   EXPECT_TRUE(fails_with("--dtype f32", [&] { read_state_file(file, *small_model(1, {.dtype = DType::bf16})); }));
   EXPECT_TRUE(fails_with("is empty", [&] { read_state_file(scratch.file("empty", ""), *model); }));
+  // Any change of any parameter that reaches its first, last or sampled elements is another model; all of them here.
+  for (const auto& param : model->params().all()) {
+    const Tensor& value = param->var.value;
+    float* const last = static_cast<float*>(value.raw()) + value.count() - 1;
+    const float before = *last;
+    *last += 1;
+    EXPECT_TRUE(fails_with("other weights", [&] { read_state_file(file, *model); })) << param->name;
+    *last = before;
+  }
+  EXPECT_NO_THROW(read_state_file(file, *model));
+  std::string old = read_text(file);
+  old.replace(old.find(R"("ssm_state":"2")"), 15, R"("ssm_state":"1")");
+  EXPECT_TRUE(fails_with("has version 1 of the state format, expected 2",
+                         [&] { read_state_file(scratch.file("old", old), *model); }));
   model->save(scratch.path());
   EXPECT_TRUE(fails_with("is no state file", [&] { read_state_file(scratch.path() / "model.safetensors", *model); }));
 }
@@ -161,13 +177,14 @@ TEST(StateFile, DamageIsFound) {
   const auto model = small_model();
   Sequence sequence(*model);
   sequence.generator.read(kPrompt);
-  const Snapshot right = sequence.generator.snapshot();
+  write(sequence.generator, 9);
   const Path file = scratch.path() / "state";
-  write_state_file(file, *model, right);
+  write_state_file(file, *model, sequence.generator.snapshot());
+  const Snapshot right = read_state_file(file, *model);
   const std::string whole = read_text(file);
   const Rng rng(6, "mutations");
   int refused = 0;
-  for (uint64_t i = 0; i < 500; ++i) {
+  for (uint64_t i = 0; i < 1000; ++i) {
     std::string damaged = whole;
     const uint64_t header = 600;  // half of the mutations in the part that is parsed
     const size_t at = rng.below(4 * i, i % 2 ? header : whole.size());
@@ -187,7 +204,7 @@ TEST(StateFile, DamageIsFound) {
       ++refused;
     }
   }
-  EXPECT_GT(refused, 450);
+  EXPECT_GT(refused, 900);
 }
 
 }  // namespace

@@ -6,43 +6,65 @@
 
 namespace ssm {
 
-StopText::StopText(std::vector<std::string> stops) : stops_(std::move(stops)) {
-  for (const std::string& stop : stops_) require(!stop.empty(), "a stop text is empty; every text would end at once");
+StopText::StopText(const std::vector<std::string>& stops) {
+  std::vector<std::pair<uint32_t, char>> parents = {{0, '\0'}};  // of each node, and the byte that leads to it
+  for (const std::string& stop : stops) {
+    require(!stop.empty(), "a stop text is empty; every text would end at once");
+    uint32_t node = 0;
+    for (const char byte : stop) {
+      const auto [found, is_new] = edges_.try_emplace(edge(node, byte), static_cast<uint32_t>(nodes_.size()));
+      if (is_new) {
+        require(nodes_.size() < UINT32_MAX, "the stop texts have more than 4 GB together");
+        nodes_.push_back({.depth = nodes_[node].depth + 1});
+        parents.emplace_back(node, byte);
+      }
+      node = found->second;
+    }
+    nodes_[node].match = nodes_[node].depth;
+  }
+  // Shorter ones first: a node's link leads to a shorter node, and is found through that of its parent.
+  std::vector<uint32_t> order(nodes_.size());
+  for (uint32_t i = 0; i < order.size(); ++i) order[i] = i;
+  std::stable_sort(order.begin(), order.end(),
+                   [&](uint32_t a, uint32_t b) { return nodes_[a].depth < nodes_[b].depth; });
+  for (const uint32_t i : order) {
+    const auto [parent, byte] = parents[i];
+    Node& node = nodes_[i];
+    if (node.depth > 1) node.fail = next(nodes_[parent].fail, byte);
+    if (node.match == 0) node.match = nodes_[node.fail].match;
+  }
+}
+
+uint32_t StopText::next(uint32_t node, char byte) const {
+  for (;; node = nodes_[node].fail) {
+    if (const auto found = edges_.find(edge(node, byte)); found != edges_.end()) return found->second;
+    if (node == 0) return 0;
+  }
 }
 
 std::string StopText::push(std::string_view bytes) {
   if (stopped_) return {};
-  held_ += bytes;
-  // Byte by byte the stop that is complete first wins; of those complete at the same byte, the longest.
-  size_t begin = std::string::npos, end = std::string::npos;
-  for (const std::string& stop : stops_) {
-    const size_t at = held_.find(stop);
-    if (at == std::string::npos) continue;
-    const size_t here = at + stop.size();
-    if (here > end || (here == end && at >= begin)) continue;
-    begin = at;
-    end = here;
+  std::string out = std::move(held_);
+  for (const char byte : bytes) {
+    out += byte;
+    at_ = next(at_, byte);
+    // The stop that is complete first wins; of those complete at the same byte, the longest.
+    if (const uint32_t match = nodes_[at_].match; match > 0) {
+      stopped_ = true;
+      held_.clear();
+      out.resize(out.size() - match);
+      return out;
+    }
   }
-  stopped_ = end != std::string::npos;
-  const size_t decided = stopped_ ? begin : held_.size() - undecided();
-  std::string out = held_.substr(0, decided);
-  held_.erase(0, stopped_ ? held_.size() : decided);
+  held_ = out.substr(out.size() - nodes_[at_].depth);
+  out.resize(out.size() - held_.size());
   return out;
-}
-
-// Bytes at the end of held_ that begin a stop text.
-size_t StopText::undecided() const {
-  size_t most = 0;
-  for (const std::string& stop : stops_) {
-    for (size_t length = std::min(stop.size() - 1, held_.size()); length > most; --length)
-      if (held_.ends_with(std::string_view(stop).substr(0, length))) most = length;
-  }
-  return most;
 }
 
 std::string StopText::finish() {
   std::string out = std::move(held_);
   held_.clear();
+  at_ = 0;
   return out;
 }
 

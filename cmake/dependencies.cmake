@@ -1,4 +1,4 @@
-# Libraries that ssm::ssm links, as ssm::highway and ssm::openblas. Used by the build and, installed beside
+# Libraries that ssm::ssm links, as ssm::highway, ssm::openblas and so on. Used by the build and, installed beside
 # ssmConfig.cmake, by find_package(ssm), so that both look in the same places. Found by header and library rather than
 # through the packages' own configuration: Debian 12's hwy-config.cmake names a directory that does not exist.
 include(FindPackageHandleStandardArgs)
@@ -22,6 +22,9 @@ endfunction()
 
 ssm_find_library(highway hwy/highway.h hwy)
 ssm_find_library(openblas cblas.h openblas openblas-pthread)  # the folder of Debian's variant with its own threads
+ssm_find_library(pcre2 pcre2.h pcre2-8)
+ssm_find_library(utf8proc utf8proc.h utf8proc)
+ssm_find_library(sentencepiece sentencepiece_processor.h sentencepiece)
 if(SSM_HIGHWAY_LIBRARY MATCHES "\\.so$")
   set_property(TARGET ssm::highway PROPERTY INTERFACE_COMPILE_DEFINITIONS HWY_SHARED_DEFINE)
 endif()

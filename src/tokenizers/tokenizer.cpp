@@ -4,7 +4,11 @@
 #include <filesystem>
 
 #include "core/error.h"
+#include "core/files.h"
 #include "tokenizers/bytes.h"
+#include "tokenizers/dna.h"
+#include "tokenizers/sentencepiece.h"
+#include "tokenizers/tokenizer_json.h"
 
 namespace ssm {
 
@@ -16,11 +20,18 @@ std::string Tokenizer::decode(std::span<const int64_t> ids) const {
 
 std::unique_ptr<Tokenizer> open_tokenizer(const std::string& spec) {
   if (spec == "bytes") return std::make_unique<ByteTokenizer>();
+  if (spec == "dna") return std::make_unique<DnaTokenizer>();
   std::error_code ignored;  // a path that cannot be looked at is reported as unknown
-  require(!std::filesystem::exists(spec, ignored), "tokenizer ", spec,
-          ": tokenizer files (byte-level BPE) are not part of this version; use the tokenizer bytes, or give ids "
-          "instead of text (--ids)");
-  throw Error("unknown tokenizer '", spec, "': there is no such file, and the built-in tokenizer is called bytes");
+  Path path = spec;
+  if (std::filesystem::is_directory(path, ignored)) {
+    path /= "tokenizer.json";
+    if (!std::filesystem::exists(path, ignored)) path.replace_filename("tokenizer.model");
+    require(std::filesystem::exists(path, ignored), "the directory ", spec,
+            " has no tokenizer.json and no tokenizer.model");
+  }
+  require(std::filesystem::exists(path, ignored), "unknown tokenizer '", spec,
+          "': there is no such file, and the built-in tokenizers are called bytes and dna");
+  return path.extension() == ".model" ? open_sentencepiece(path) : open_tokenizer_json(path);
 }
 
 }  // namespace ssm

@@ -15,12 +15,13 @@ class Tokenize : public Command {
  public:
   std::string name() const override { return "tokenize"; }
   std::string summary() const override { return "text to token ids and back"; }
-  std::string example() const override { return "ssm tokenize --tokenizer bytes --text 'Hello' --out ids.npy"; }
+  std::string example() const override { return "ssm tokenize --tokenizer models/mamba-130m --text 'Hello world'"; }
 
   Fields fields() override {
-    return {{"tokenizer", &tokenizer_, "bytes, or a tokenizer's file"},
+    return {{"tokenizer", &tokenizer_, "bytes, dna, a tokenizer.json, a SentencePiece .model, or a directory with one"},
             {"text", &text_, "text to tokenize"},
             {"file", &file_, "file to tokenize; - reads standard input"},
+            {"no_specials", &no_specials_, "leave out what the tokenizer puts around a text (begin-of-text, ...)"},
             {"out", &out_, "i64 (t) in F.npy; under another name a token file for --data; else ids go to stdout"},
             {"decode", &decode_, "ids, integers (t) in a .npy file, back to text on stdout"}};
   }
@@ -50,12 +51,17 @@ class Tokenize : public Command {
   int to_ids(const Tokenizer& tokenizer, const Invocation& invocation) const {
     const std::string contents = invocation.has("text") ? text_ : read_text(file_);
     require(!contents.empty(), invocation.has("text") ? "--text" : file_, " is empty; there is nothing to tokenize");
-    const std::vector<int64_t> ids = tokenizer.encode(contents);
+    const std::vector<int64_t> ids = encode(tokenizer, contents);
     if (!out_.empty()) write_npy(out_, Tensor::of(ids));
     if (invocation.common.json) {
       Json result = {{"tokens", ids.size()}};
-      if (out_.empty()) result["ids"] = ids;
+      if (out_.empty()) {
+        result["ids"] = ids;
+        for (const int64_t id : ids) result["pieces"].push_back(tokenizer.bytes_of(id));
+      }
       print(json_line(result));
+    } else if (out_.empty() && stdout_is_terminal()) {
+      print(table(tokenizer, ids));
     } else if (out_.empty()) {
       std::string line;
       for (const int64_t id : ids) line += (line.empty() ? "" : " ") + std::to_string(id);
@@ -66,7 +72,22 @@ class Tokenize : public Command {
     return 0;
   }
 
-  // Files of any size, at constant memory.
+  std::vector<int64_t> encode(const Tokenizer& tokenizer, std::string_view contents) const {
+    return no_specials_ ? tokenizer.encode(contents) : tokenizer.encode_with_specials(contents);
+  }
+
+  // For people: an id a line with what it stands for, in quotes because many pieces begin with a space.
+  static std::string table(const Tokenizer& tokenizer, const std::vector<int64_t>& ids) {
+    std::string lines;
+    for (const int64_t id : ids) {
+      const std::string number = std::to_string(id);
+      lines += std::string(number.size() < 8 ? 8 - number.size() : 0, ' ') + number + "  \"" +
+               one_line(tokenizer.bytes_of(id)) + "\"" + (tokenizer.is_special(id) ? "  special" : "") + "\n";
+    }
+    return lines;
+  }
+
+  // Training data: the ids of the text alone. Files of any size, at constant memory.
   int to_token_file(const Tokenizer& tokenizer, const Invocation& invocation) const {
     const TextEncoder encoder{.encode = [&](std::string_view piece) { return tokenizer.encode(piece); },
                               .vocab = tokenizer.vocab(),
@@ -93,6 +114,7 @@ class Tokenize : public Command {
   }
 
   std::string tokenizer_ = "bytes", text_, file_, out_, decode_;
+  bool no_specials_ = false;
 };
 
 }  // namespace

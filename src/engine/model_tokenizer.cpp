@@ -4,17 +4,38 @@
 #include "models/model.h"
 
 namespace ssm {
+namespace {
 
-std::unique_ptr<Tokenizer> model_tokenizer(const Path& model, const ModelConfig& config) {
-  const std::string spec = tokenizer_of(model, config);
-  require(!spec.empty(), model.string(), " has no tokenizer.json and a vocabulary of ", config.vocab_size,
-          ", which is not that of bytes (256); give ids instead of text");
-  return open_tokenizer(spec);
+std::unique_ptr<Tokenizer> open_fitting(const std::string& spec, const Path& model, const ModelConfig& config) {
+  std::unique_ptr<Tokenizer> tokenizer = open_tokenizer(spec);
+  const int64_t rows = config.padded_vocab();
+  require(tokenizer->vocab() <= rows, "the tokenizer ", spec, " has ids up to ", tokenizer->vocab() - 1, ", ",
+          tokenizer->vocab(), " in all, but the model ", model.string(), " has a vocabulary of ", rows,
+          "; expected the tokenizer that the model was trained with");
+  return tokenizer;
 }
 
-std::unique_ptr<Tokenizer> model_tokenizer_if_any(const Path& model, const ModelConfig& config) {
-  const std::string spec = tokenizer_of(model, config);
-  return spec == "bytes" ? open_tokenizer(spec) : nullptr;  // the only one this version reads
+}  // namespace
+
+std::unique_ptr<Tokenizer> model_tokenizer(const Path& model, const ModelConfig& config, const std::string& spec) {
+  const std::string found = spec.empty() ? tokenizer_of(model, config) : spec;
+  require(!found.empty(), model.string(), " has no tokenizer.json or tokenizer.model and a vocabulary of ",
+          config.vocab_size, ", which is not that of bytes (256); name a tokenizer (--tokenizer PATH), or give ids ",
+          "instead of text");
+  return open_fitting(found, model, config);
+}
+
+std::unique_ptr<Tokenizer> model_tokenizer_if_any(const Path& model, const ModelConfig& config, const std::string& spec,
+                                                  std::string* problem) {
+  if (!spec.empty()) return open_fitting(spec, model, config);
+  const std::string found = tokenizer_of(model, config);
+  if (found.empty()) return nullptr;
+  try {
+    return open_fitting(found, model, config);
+  } catch (const Error& error) {
+    if (problem) *problem = error.what();
+    return nullptr;
+  }
 }
 
 }  // namespace ssm

@@ -64,8 +64,8 @@ void Model::save(const Path& directory, DType dtype) const {
 std::string tokenizer_of(const Path& path, const ModelConfig& config) {
   const Path model = resolve_model(path);
   const Path directory = std::filesystem::is_directory(model) ? model : model.parent_path();
-  const Path json = directory / "tokenizer.json";
-  if (std::filesystem::exists(json)) return json.string();
+  for (const char* name : {"tokenizer.json", "tokenizer.model"})
+    if (std::filesystem::exists(directory / name)) return (directory / name).string();
   return config.vocab_size == 256 ? "bytes" : "";
 }
 

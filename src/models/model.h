@@ -45,7 +45,8 @@ class Model {
   std::unique_ptr<LanguageModel> lm_;
 };
 
-// "bytes" for models of 256 tokens, the path of tokenizer.json where a checkpoint has one, else "".
+// The path of tokenizer.json or tokenizer.model where a checkpoint has one, "bytes" for other models of 256 tokens,
+// else "".
 std::string tokenizer_of(const Path& model, const ModelConfig& config);
 
 }  // namespace ssm

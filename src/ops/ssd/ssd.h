@@ -33,8 +33,9 @@ struct SsdIn {
 
 Var ssd(const Ctx& ctx, const SsdIn& in, const Seqs& seqs, Var* state);
 
-// Tokens between saved states. A state is n p numbers a head, as many as the layer's other activations of 20 tokens:
-// one in 256 tokens is a tenth of those, and the 256 / 64 states of a span between fit a second-level cache.
+// Tokens between saved states. A state is as much as the layer's other activations of some 20 tokens, so one in 256 adds
+// a tenth to them; the 8 states in between, a head's 8 x 32 KiB for 128 x 64, are computed again into a second-level
+// cache.
 inline constexpr int64_t kSsdSpan = 256;
 
 struct SsdSizes {

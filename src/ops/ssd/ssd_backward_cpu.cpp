@@ -22,8 +22,8 @@ constexpr int64_t kSpanChunks = kSsdSpan / kChunk;
 struct BackwardScratch {
   // One head of one chunk.
   float *delta, *decay, *from_start, *to_end;  // (c)
-  float *from_states, *to_states;              // (c): q and r of (18)
-  float *columns, *dlog_a, *ddelta;            // (c): sums of (18) over rows; its result; dX~ . x
+  float *from_states, *to_states;              // (c): q and r of (19)
+  float *columns, *dlog_a, *ddelta;            // (c): sums of (19) over rows; its result; dX~ . x
   float *inputs, *dy, *dinputs;                // (c, pp): X~ of (5), dY, and the gradient of X~
   float *inputs_transposed, *dy_transposed;    // (pp, c)
   float *M, *W;                                // (c, c)
@@ -69,7 +69,7 @@ HWY_INLINE float dot(const float* a, const float* b, int64_t count) {
 }
 
 // With P = (state rows_transposed) diag(factors), (n, count): gradients += P, and dots_i = sum over n of other_ni P_ni.
-// For dC and q of (18): S, dY, e and C; for dB and r: dS, X~, t and B.
+// For dC and q of (19): S, dY, e and C; for dB and r: dS, X~, t and B.
 void through_state(const Inputs& in, const float* state, const float* rows_transposed, const float* factors,
                    const float* other, int64_t count, float* gradients, float* dots) {
   const Tag d;
@@ -94,7 +94,7 @@ void through_state(const Inputs& in, const float* state, const float* rows_trans
   });
 }
 
-// (18), from P = L o G o W in scratch.W, q, r and <S, dS> e_end. Walks the rows from the last: `columns` are then the
+// (19), from P = L o G o W in scratch.W, q, r and <S, dS> e_end. Walks the rows from the last: `columns` are then the
 // sums of P's columns over the rows from k on, and only terms of one sign of meaning are ever added.
 void gradient_of_decays(const BackwardScratch& scratch, int64_t count, float through_chunk) {
   const Tag d;
@@ -184,24 +184,24 @@ void backward_chunk(const Inputs& in, int64_t head, const Chunk& chunk, const fl
   transpose(scratch.inputs, pp, count, p, scratch.inputs_transposed, kChunk);
   transpose(scratch.dy, pp, count, p, scratch.dy_transposed, kChunk);
 
-  multiply_lower(scratch.dy, pp, scratch.inputs_transposed, p, count, scratch.W);  // (15)
+  multiply_lower(scratch.dy, pp, scratch.inputs_transposed, p, count, scratch.W);  // (16)
   for_decays(count, scratch.decay, scratch.from_start, scratch.to_end, [&](int64_t i, int64_t j, Vec L) HWY_ATTR {
     const int64_t at = i * kChunk + j;
     const auto M = hn::Mul(L, hn::LoadU(d, scratch.G + at)), W = hn::LoadU(d, scratch.W + at);
     hn::StoreU(M, d, scratch.M + at);
     hn::StoreU(hn::MulAdd(L, W, hn::LoadU(d, scratch.dG + at)), d, scratch.dG + at);
-    hn::StoreU(hn::Mul(M, W), d, scratch.W + at);  // P of (18)
+    hn::StoreU(hn::Mul(M, W), d, scratch.W + at);  // P of (19)
   });
   const float through_chunk = scratch.from_start[count - 1];
   std::fill(scratch.from_start + count, scratch.from_start + round_up(count), 0.0f);
 
   through_state(in, S, scratch.dy_transposed, scratch.from_start, scratch.C_transposed, count, scratch.dC_transposed,
-                scratch.from_states);  // (16)
+                scratch.from_states);  // (17)
   through_state(in, dS, scratch.inputs_transposed, scratch.to_end, scratch.B_transposed, count, scratch.dB_transposed,
-                scratch.to_states);  // (17)
+                scratch.to_states);  // (18)
   gradient_of_decays(scratch, count, through_chunk * dot(S, dS, n * pp));
 
-  for_tiles(0, count, pp, [&](auto rows, auto vectors, int64_t i, int64_t c) HWY_ATTR {  // (14)
+  for_tiles(0, count, pp, [&](auto rows, auto vectors, int64_t i, int64_t c) HWY_ATTR {  // (15)
     Sums<rows, vectors> sums;
     clear(sums);
     accumulate(scratch.B + i * in.nn, in.nn, 1, dS + c, pp, n, sums);
@@ -214,10 +214,10 @@ void backward_chunk(const Inputs& in, int64_t head, const Chunk& chunk, const fl
   gradient_of_inputs(in, head, chunk, scratch, out);
   gradient_of_steps(in, head, chunk, scratch, out);
   scale_rows(scratch.from_start, count, pp, scratch.dy);
-  advance_state(in, scratch.C, scratch.dy, count, through_chunk, dS, dS);  // (13)
+  advance_state(in, scratch.C, scratch.dy, count, through_chunk, dS, dS);  // (14)
 }
 
-// The products with dG that all heads of a block share, and the sums over them: (16) and (17).
+// The products with dG that all heads of a block share, and the sums over them: (17) and (18).
 void gradient_of_group(const Inputs& in, const Chunk& chunk, const BackwardScratch& scratch, const BackwardOut& out) {
   const Tag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));

@@ -142,6 +142,11 @@ TEST(HuggingFace, ConvertedThereAndBackIsTheSame) {
     write_model(ours, original, {.naming = Naming::state_spaces});
     write_model(theirs, ModelFile::open(ours), {.naming = Naming::huggingface, .shard_bytes = 20000});
     write_model(again, ModelFile::open(theirs), {.naming = Naming::state_spaces});
+    const WriteModel unchanged{.naming = Naming::huggingface},
+        narrow{.dtype = DType::bf16, .naming = Naming::huggingface};
+    EXPECT_EQ(config_of(original, unchanged), original.config_json);
+    EXPECT_NE(config_of(original, narrow).find("\"bos_token_id\": 0"), std::string::npos);
+    EXPECT_EQ(ModelConfig::from_json(config_of(original, narrow), "narrow").json(), original.config.json());
     EXPECT_FALSE(std::filesystem::exists(theirs / "model.safetensors"));
     EXPECT_EQ(read_text(again / "config.json"), read_text(ours / "config.json"));
     EXPECT_EQ(read_text(again / "model.safetensors"), read_text(ours / "model.safetensors"));

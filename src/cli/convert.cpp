@@ -75,6 +75,7 @@ class Convert : public Command {
     if (!one_file) require_new_directory();
 
     int64_t bytes = 0;
+    DType dtype = options.dtype.value_or(DType::f32);
     if (!preset_.empty()) {
       require_usage(!one_file, "--preset with --out ", out_, ": expected a new directory");
       const ModelConfig config = ModelConfig::preset(preset_);
@@ -85,6 +86,7 @@ class Convert : public Command {
     } else {
       const ModelFile file = ModelFile::open(model_);
       if (naming_ == "auto") options.naming = file.naming;
+      dtype = options.dtype.value_or(file.dtype);
       if (one_file)
         write_beside(file, options);
       else
@@ -96,8 +98,8 @@ class Convert : public Command {
       bytes = one_file ? static_cast<int64_t>(fs::file_size(out_)) : weights_in(out_);
     }
     if (invocation.common.json)
-      print(json_line(
-          {{"out", out_}, {"dtype", invocation.common.dtype}, {"naming", name_of(options.naming)}, {"bytes", bytes}}));
+      print(
+          json_line({{"out", out_}, {"dtype", name_of(dtype)}, {"naming", name_of(options.naming)}, {"bytes", bytes}}));
     note(text(byte_count(static_cast<double>(bytes)), " of weights in ", out_, ", names of ", name_of(options.naming)),
          invocation.common.quiet || invocation.common.json);
     return 0;

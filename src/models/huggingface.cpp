@@ -276,6 +276,12 @@ void put_mamba2(Json& json, const Mamba2Config& mixer, const ModelConfig& config
   json["rms_norm"] = true;
 }
 
+// null, one token, or several.
+Json token(const std::vector<int64_t>& ids) {
+  if (ids.size() == 1) return ids[0];
+  return ids.empty() ? Json(nullptr) : Json(ids);
+}
+
 std::string_view torch_name_of(DType dtype) {
   switch (dtype) {
     case DType::f64: return "float64";
@@ -321,7 +327,7 @@ ModelConfig from_huggingface(std::string_view json, std::string_view where) {
 
 std::string model_type_of(const ModelConfig& config) { return std::string(architecture_of(config).model_type); }
 
-std::string to_huggingface(const ModelConfig& config, DType dtype) {
+std::string to_huggingface(const ModelConfig& config, DType dtype, std::string_view original) {
   const Architecture& architecture = architecture_of(config);
   Json json;
   json["architectures"] = {std::string(architecture.name) + std::string(kHead)};
@@ -334,11 +340,13 @@ std::string to_huggingface(const ModelConfig& config, DType dtype) {
   json["hidden_act"] = "silu";
   json["residual_in_fp32"] = config.residual_in_fp32;
   json["tie_word_embeddings"] = config.tie_embeddings;
-  json["bos_token_id"] = nullptr;
-  json["pad_token_id"] = nullptr;
-  json["eos_token_id"] = config.eos_token_id.empty()       ? Json(nullptr)
-                         : config.eos_token_id.size() == 1 ? Json(config.eos_token_id[0])
-                                                           : Json(config.eos_token_id);
+  std::vector<int64_t> begin, pad;
+  if (!original.empty())
+    read_json({{"bos_token_id", &begin, ""}, {"pad_token_id", &pad, ""}}, original, "config.json",
+              UnknownKeys::are_skipped);
+  json["bos_token_id"] = token(begin);
+  json["pad_token_id"] = token(pad);
+  json["eos_token_id"] = token(config.eos_token_id);
   if (architecture.kind == Kind::mamba2)
     put_mamba2(json, dynamic_cast<const Mamba2Config&>(*config.mixer), config);
   else

@@ -16,8 +16,10 @@ bool is_huggingface(std::string_view json, std::string_view where);
 // change no number are skipped.
 ModelConfig from_huggingface(std::string_view json, std::string_view where);
 
-// A config that transformers opens; `dtype` is that of most weights. Throws Error on what it has no word for.
-std::string to_huggingface(const ModelConfig& config, DType dtype);
+// A config that transformers opens; `dtype` is that of most weights. The tokens that begin a text and pad a batch,
+// which this program has no use for, come from `original`, the config.json the model was read from, if it was of this
+// kind. Throws Error on what transformers has no word for.
+std::string to_huggingface(const ModelConfig& config, DType dtype, std::string_view original = "");
 
 // What transformers calls the model: mamba, mamba2, falcon_mamba.
 std::string model_type_of(const ModelConfig& config);

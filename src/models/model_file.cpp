@@ -135,10 +135,6 @@ DType most_common_dtype(const TensorMap& tensors) {
   return most == DType::bf16 || most == DType::f16 ? most : DType::f32;
 }
 
-std::string config_text(const ModelConfig& config, Naming naming, DType dtype) {
-  return naming == Naming::huggingface ? to_huggingface(config, dtype) : config.json();
-}
-
 DType written_dtype(const Param& param, DType dtype) {
   return param.flags.keep_f32 && dtype != DType::f64 ? DType::f32 : dtype;
 }
@@ -189,7 +185,10 @@ std::vector<TensorSource> weights_of(const ModelFile& file, const WriteModel& op
 }
 
 std::string config_of(const ModelFile& file, const WriteModel& options) {
-  return config_text(file.config, options.naming, options.dtype.value_or(file.dtype));
+  if (options.naming == Naming::state_spaces) return file.config.json();
+  if (file.naming == Naming::state_spaces) return to_huggingface(file.config, options.dtype.value_or(file.dtype));
+  // Nothing changes, or the dtype alone.
+  return options.dtype ? to_huggingface(file.config, *options.dtype, file.config_json) : file.config_json;
 }
 
 void write_model(const Path& directory, const ModelFile& file, const WriteModel& options) {
@@ -206,7 +205,8 @@ void write_new_model(const Path& directory, const ModelConfig& config, uint64_t 
     sources.push_back({published_name(param->name, options.naming), value.dtype(), value.shape(),
                        [&declared, at = param.get()] { return declared.initial_value(*at); }});
   }
-  write_checkpoint(directory, config_text(config, options.naming, dtype), sources, options.shard_bytes);
+  const std::string json = options.naming == Naming::huggingface ? to_huggingface(config, dtype) : config.json();
+  write_checkpoint(directory, json, sources, options.shard_bytes);
 }
 
 }  // namespace ssm

@@ -101,14 +101,8 @@ class Generate : public Command {
   // Null where ids are enough.
   std::unique_ptr<Tokenizer> open_text_side(const Model& model) const {
     const GenerateSettings& s = settings_;
-    if (!s.tokenizer.empty()) {
-      auto tokenizer = open_tokenizer(s.tokenizer);
-      require(tokenizer->vocab() <= model.config().padded_vocab(), s.tokenizer, " has ", tokenizer->vocab(),
-              " tokens, the model's vocabulary ", model.config().vocab_size, "; it is the tokenizer of another model");
-      return tokenizer;
-    }
-    return s.has_prompt || s.interactive ? model_tokenizer(s.model, model.config())
-                                         : model_tokenizer_if_any(s.model, model.config());
+    return s.has_prompt || s.interactive ? model_tokenizer(s.model, model.config(), s.tokenizer)
+                                         : model_tokenizer_if_any(s.model, model.config(), s.tokenizer);
   }
 
   GenerateSettings settings_;

@@ -1,8 +1,6 @@
 // What the commands that run a model share: opening what --model names, and checks before a run.
 #pragma once
 
-#include <string>
-
 #include "cli/command.h"
 #include "core/files.h"
 #include "models/model.h"

@@ -52,7 +52,7 @@ TEST(Perplexity, OfOneStreamIsTheSumOverItsLogits) {
     const auto model = small_model(options);
     for (const int64_t count : {2, 3, 1024, 1025, 1026, 2500}) {
       const std::vector<int64_t> ids = some_ids(count);
-      const Perplexity result = perplexity(*model, some_threads(), Tokens::from_ids(ids, kVocab, ""), {});
+      const Perplexity result = perplexity(*model, some_threads(), stream_of(Tokens::from_ids(ids, kVocab, "")), {});
       const double right = direct(*model, ids, 0, count - 1, count - 1);
       EXPECT_EQ(result.tokens, count - 1);
       EXPECT_NEAR(result.total, right, (options.dtype == DType::f64 ? 1e-10 : 1e-5) * right) << count;
@@ -61,26 +61,54 @@ TEST(Perplexity, OfOneStreamIsTheSumOverItsLogits) {
   }
 }
 
+// The loop that Hugging Face's documentation gives for models of fixed length, over direct(): a window's targets are
+// the tokens past the end of the one before it, and its own first token has nothing to be predicted from.
 TEST(Perplexity, OfWindowsIsTheSumOverWindows) {
   const auto model = small_model({.device = Device::ref(), .dtype = DType::f64});
-  for (const int64_t count : {2, 7, 8, 9, 50, 51})
-    for (const int64_t context : {1, 2, 7, 8, 200})
+  for (const int64_t count : {2, 3, 7, 8, 9, 17, 50, 51})
+    for (const int64_t context : {2, 3, 7, 8, 200})
       for (const int64_t stride : {0, 1, 2, 3, 7}) {
         if (stride > context) continue;
         const std::vector<int64_t> ids = some_ids(count);
         const int64_t step = stride == 0 ? context : stride;
         double right = 0;
-        int64_t scored = 0;  // targets 1 .. scored
-        for (int64_t begin = 0; scored < count - 1; begin += step) {
-          const int64_t end = std::min(begin + context, count - 1);
-          right += direct(*model, ids, begin, end, end - scored);
-          scored = end;
+        int64_t scored = 0, previous_end = 0;
+        for (int64_t begin = 0; begin < count; begin += step) {
+          const int64_t end = std::min(begin + context, count);
+          const int64_t targets = std::min(end - previous_end, end - begin - 1);
+          if (targets > 0) right += direct(*model, ids, begin, end - 1, targets);
+          scored += targets;
+          previous_end = end;
+          if (end == count) break;
         }
-        const Perplexity result = perplexity(*model, some_threads(), Tokens::from_ids(ids, kVocab, ""),
+        const Perplexity result = perplexity(*model, some_threads(), stream_of(Tokens::from_ids(ids, kVocab, "")),
                                              {.context = context, .stride = stride});
-        EXPECT_EQ(result.tokens, count - 1);
+        EXPECT_EQ(result.tokens, scored) << count << " tokens, " << context << "/" << stride;
         EXPECT_NEAR(result.total, right, 1e-10 * right) << count << " tokens, " << context << "/" << stride;
       }
+}
+
+TEST(Perplexity, ReadsAStreamAsItComes) {
+  const auto model = small_model({.device = Device::cpu()});
+  const std::vector<int64_t> ids = some_ids(5000);
+  for (const PerplexityOptions& options : {PerplexityOptions{}, PerplexityOptions{.context = 64, .stride = 10}}) {
+    size_t at = 0, largest = 0;
+    const TokenStream stream{.next =
+                                 [&](std::span<int64_t> out) {
+                                   const size_t count = std::min(out.size(), ids.size() - at);
+                                   largest = std::max(largest, out.size());
+                                   std::copy_n(ids.begin() + static_cast<std::ptrdiff_t>(at), count, out.begin());
+                                   at += count;
+                                   return count;
+                                 },
+                             .origin = "test"};
+    const Perplexity result = perplexity(*model, some_threads(), stream, options);
+    EXPECT_EQ(result.tokens, 4999);
+    EXPECT_EQ(at, ids.size());
+    EXPECT_LE(largest, 1100u) << "more than a piece at once";
+    EXPECT_EQ(result.total,
+              perplexity(*model, some_threads(), stream_of(Tokens::from_ids(ids, kVocab, "")), options).total);
+  }
 }
 
 TEST(Perplexity, UnitsFollowFromNats) {
@@ -98,9 +126,9 @@ TEST(Perplexity, CountsTheBytesOfScoredTokensAndStopsWhenTold) {
   int64_t right = 0;
   for (size_t i = 1; i < ids.size(); ++i) right += ids[i];
   const Tokens tokens = Tokens::from_ids(ids, kVocab, "");
-  EXPECT_EQ(perplexity(*model, some_threads(), tokens, {}, bytes).bytes, right);
+  EXPECT_EQ(perplexity(*model, some_threads(), stream_of(tokens), {}, bytes).bytes, right);
   int calls = 0;
-  const Perplexity part = perplexity(*model, some_threads(), tokens, {}, bytes, [&](const Perplexity&) {
+  const Perplexity part = perplexity(*model, some_threads(), stream_of(tokens), {}, bytes, [&](const Perplexity&) {
     ++calls;
     return false;
   });
@@ -111,10 +139,13 @@ TEST(Perplexity, CountsTheBytesOfScoredTokensAndStopsWhenTold) {
 TEST(Perplexity, WhatCannotBeScoredIsAnError) {
   const auto model = small_model({.device = Device::cpu()});
   const auto of = [&](const std::vector<int64_t>& ids, int64_t vocab, const PerplexityOptions& options) {
-    return [&, ids, vocab, options] { perplexity(*model, some_threads(), Tokens::from_ids(ids, vocab, ""), options); };
+    return [&, ids, vocab, options] {
+      perplexity(*model, some_threads(), stream_of(Tokens::from_ids(ids, vocab, "")), options);
+    };
   };
   EXPECT_TRUE(fails_with("expected at least 2", of({5}, kVocab, {})));
   EXPECT_TRUE(fails_with("token 2 is 21", of({1, 2, 21}, 30, {})));
+  EXPECT_TRUE(fails_with("context is 1", of({1, 2, 3}, kVocab, {.context = 1})));
   EXPECT_TRUE(fails_with("stride is 9", of({1, 2, 3}, kVocab, {.context = 8, .stride = 9})));
 }
 

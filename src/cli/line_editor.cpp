@@ -62,7 +62,7 @@ struct LineEditor::Parts {
         typed = el_gets(editor, &length);
       }
       if (interrupted()) {  // Ctrl-C: the line is dropped
-        forget_interrupt();
+        if (!forget_interrupt()) return std::nullopt;
         el_reset(editor);
         std::fputs("^C\n", stderr);
         continue;
@@ -103,8 +103,7 @@ std::optional<std::string> LineEditor::next(const std::string& prompt) {
   for (;;) {
     if (is_terminal()) std::fputs(prompt.c_str(), stderr);
     auto line = parts_->reader.next();
-    if (line || !is_terminal() || !interrupted()) return line;
-    forget_interrupt();
+    if (line || !is_terminal() || !interrupted() || !forget_interrupt()) return line;
     std::fputc('\n', stderr);
   }
 }

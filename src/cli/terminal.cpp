@@ -17,10 +17,11 @@
 namespace ssm::cli {
 namespace {
 
-volatile std::sig_atomic_t interrupts = 0;
+volatile std::sig_atomic_t interrupts = 0, terminated = 0;
 
 // Only what is safe in a signal handler.
-void on_interrupt(int) {
+void on_interrupt(int signal) {
+  if (signal == SIGTERM) terminated = 1;
   interrupts = interrupts + 1;
   if (interrupts > 1) _exit(kInterrupted);
 }
@@ -84,7 +85,10 @@ void catch_signals() {
 
 bool interrupted() { return interrupts > 0; }
 
-void forget_interrupt() { interrupts = 0; }
+bool forget_interrupt() {
+  if (terminated == 0) interrupts = 0;
+  return terminated == 0;
+}
 
 InterruptsEndWaiting::InterruptsEndWaiting() { handle_interrupts(0); }
 InterruptsEndWaiting::~InterruptsEndWaiting() { handle_interrupts(SA_RESTART); }

@@ -12,7 +12,8 @@ namespace ssm::cli {
 // once, from main.
 void catch_signals();
 bool interrupted();
-void forget_interrupt();  // for commands that go on after one
+// For commands that go on after Ctrl-C. A SIGTERM is not forgotten: false then.
+bool forget_interrupt();
 
 // While this lives an interrupt ends a system call that waits for input, which goes on otherwise.
 class InterruptsEndWaiting {

@@ -55,7 +55,7 @@ class Evaluate : public Command {
                      progress.show(progress_line(so_far, source->share(), seconds()));
                      return !interrupted();
                    });
-    progress.clear();
+    progress.done();
     require(result.tokens > 0, source->origin(), ": no token was scored");
     report(result, seconds(), invocation.common.json);
     return interrupted() ? kInterrupted : 0;

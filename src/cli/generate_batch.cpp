@@ -115,7 +115,7 @@ class Jobs {
       if (!batch_.step() && !may_enter()) break;
       show_progress();
     }
-    progress_.clear();
+    progress_.done();
     note(text(finished_, " sequences, ", prompt_tokens_, " prompt tokens, ", tokens_, " tokens in ",
               duration(seconds_since(start_)), ", ", quantity(static_cast<double>(tokens_) / seconds_since(start_)),
               " tokens/s"),

@@ -120,7 +120,7 @@ PromptReading read_prompt(const Generation& run, Batch& batch, Sequence& sequenc
   }
   if (ids.empty() && sequence.tokens() == 0) ids = ids_to_begin_with(run.tokenizer);
   feed(ids.size());
-  progress.clear();
+  progress.done();
   return {.tokens = sequence.tokens() - before, .seconds = seconds_since(start)};
 }
 

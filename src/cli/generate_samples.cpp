@@ -25,7 +25,7 @@ class Samples {
     for (int64_t i = 1; !alone() && i < pool_.slots(); ++i) enter_copy(pool_.acquire());
     const auto start = Clock::now();
     while (batch_.step()) show_progress(start);
-    progress_.clear();
+    progress_.done();
     const double seconds = seconds_since(start);
     if (!settings_.ids_out.empty()) write_npy(settings_.ids_out, Tensor::of(samples_[0]->text.ids()));
     if (!settings_.state_out.empty()) {

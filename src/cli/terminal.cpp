@@ -164,6 +164,11 @@ void Progress::clear() {
   width_ = 0;
 }
 
+void Progress::done() {
+  clear();
+  last_.clear();
+}
+
 std::string duration(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0) return "?";
   if (seconds < 10) return formatted("%.1f s", seconds);

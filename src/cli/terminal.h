@@ -51,6 +51,7 @@ class Progress {
   Progress& operator=(const Progress&) = delete;
   void show(std::string_view line);
   void clear();  // so that other output can be printed
+  void done();   // the last line is of no more use: the result says it
 
  private:
   bool quiet_, terminal_;

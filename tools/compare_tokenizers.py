@@ -126,7 +126,7 @@ def edited(tokenizer, edit):
     return Tokenizer.from_str(json.dumps(data))
 
 
-def small_tokenizers(corpus):
+def small_tokenizers(corpus, size=600):
     """name -> tokenizer."""
     N, P, D = normalizers, pre_tokenizers, decoders
     bytes_alphabet = P.ByteLevel.alphabet()
@@ -134,7 +134,7 @@ def small_tokenizers(corpus):
     result = {}
 
     def add(name, **settings):
-        result[name] = trained(corpus, **settings)
+        result[name] = trained(corpus, **{"size": size, **settings})
 
     for form in "NFC NFD NFKC NFKD Lowercase StripAccents Nmt".split():
         add(f"byte-level-{form}", normalizer=getattr(N, form)(), pre_tokenizer=P.ByteLevel(add_prefix_space=False),
@@ -143,7 +143,7 @@ def small_tokenizers(corpus):
         pre_tokenizer=P.ByteLevel(), **byte_level)
     for left in (False, True):
         add(f"strip-{left}", normalizer=N.Strip(left=left, right=not left), pre_tokenizer=P.ByteLevel(), **byte_level)
-    add("strip-both", normalizer=N.Strip(), pre_tokenizer=P.Metaspace(prepend_scheme="first"), alphabet="ab ",
+    add("strip-both", normalizer=N.Strip(), pre_tokenizer=P.Metaspace(prepend_scheme="first"), limit_alphabet=80,
         decoder=D.Metaspace())
     add("normalizer-byte-level", normalizer=N.ByteLevel(), alphabet=bytes_alphabet, decoder=D.ByteLevel(),
         pre_tokenizer=P.Split(Regex("Ġ"), "merged_with_next"))
@@ -196,9 +196,9 @@ def small_tokenizers(corpus):
     fallback = [f"<0x{b:02X}>" for b in range(256)]
     llama_decoder = D.Sequence([D.Replace("▁", " "), D.ByteFallback(), D.Fuse(), D.Strip(" ", 1, 0)])
     for fuse in (False, True):
-        tokenizer = trained(corpus, size=900, model=models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=fuse),
+        tokenizer = trained(corpus, size=size + 300, model=models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=fuse),
                             normalizer=N.Sequence([N.Prepend("▁"), N.Replace(" ", "▁")]),
-                            specials=["<unk>", "<s>", "</s>", *fallback], limit_alphabet=90, decoder=llama_decoder,
+                            specials=["<unk>", "<s>", "</s>", *fallback], limit_alphabet=90, max_token_length=12, decoder=llama_decoder,
                             post=processors.TemplateProcessing(single="<s> $A </s>", pair="<s> $A <s> $B",
                                                                special_tokens=[("<s>", 1), ("</s>", 2)]))
         # The bytes are words of the vocabulary, but not added tokens.
@@ -226,10 +226,12 @@ def small_tokenizers(corpus):
              AddedToken("MASK", normalized=True), AddedToken("mask", single_word=True), AddedToken("   ", rstrip=True),
              AddedToken(" a", lstrip=True), AddedToken("<s>", special=True), AddedToken("<s", special=False)]
     add("added-mixed", normalizer=N.Lowercase(), pre_tokenizer=P.ByteLevel(), added=mixed, **byte_level)
-    add("ignore-merges", model=models.BPE(ignore_merges=True), pre_tokenizer=P.ByteLevel(), size=1500, **byte_level)
+    add("ignore-merges", model=models.BPE(ignore_merges=True), pre_tokenizer=P.ByteLevel(), **byte_level)
+    # Words that no merge makes are found all the same.
     result["ignore-merges"] = edited(result["ignore-merges"], lambda data: data["model"].update(
-        merges=data["model"]["merges"][::3] if False else data["model"]["merges"]))
-    add("legacy", pre_tokenizer=P.ByteLevel(), **byte_level)
+        vocab={**data["model"]["vocab"], "Ġyesterday": len(data["model"]["vocab"])}))
+    result["old-merges"] = edited(result["byte-level-NFC"], lambda data: data["model"].update(
+        merges=[" ".join(pair) for pair in data["model"]["merges"]]))
     add("roberta", pre_tokenizer=P.ByteLevel(), specials=["<s>", "</s>"],
         post=processors.RobertaProcessing(("</s>", 1), ("<s>", 0)), **byte_level)
     add("llama3-like", pre_tokenizer=P.Sequence([P.Split(Regex(LLAMA3), "isolated"),
@@ -326,22 +328,42 @@ def speed(program, path, text):
     return theirs, fast, ours - opening, opening
 
 
-def write_golden(folder, tools, seed_texts):
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+GOLDEN = """byte-level-NFC byte-level-NFKC byte-level-NFKD byte-level-Lowercase strip-accents strip-both
+normalizer-byte-level byte-level-True-False pattern-llama3 pattern-qwen2 pattern-o200k split-removed-True
+split-merged_with_previous-False split-merged_with_next-False split-contiguous-True split-string-isolated
+punctuation-contiguous empty-matches-merged_with_next regex-2 regex-5 regex-11 digits-False digits-True plain-Whitespace
+plain-BertPreTokenizer fused-unknown no-unknown word-ends subword-prefix llama-True metaspace-always-True
+metaspace-first-True metaspace-never-False replace-regex added-1 added-6 added-15 added-mixed ignore-merges old-merges
+roberta llama3-like word-level""".split()
+GOLDEN_TEXTS = [
+    "", " ", "Hello world, it's 1,234 o'clock: we'LL see THEY'RE  here.\n\n  \tif x:\r\n\r\n    return  y\n ",
+    "<s> </s><s>Yesterday[MASK] [MASK]] yesterdays YESTERDAY   <|endoftext|>   ing é  \n",
+    "Stra\u00dfe \u0130I \ufb01nal e\u0301\u0323 \u212b \u3164 \uff11\uff12 \u2460\u00bd \u0661\u0662 \u00aa",
+    "\u6f22\u5b57\u304b\u306a \ud55c\uae00 \u1112\u1161\u11ab \u30ac\u30ab\u3099 \u0928\u093f \u0e2d\u0e33",
+    "\U0001f469\u200d\U0001f469\u200d\U0001f467 \U0001f1e9\U0001f1ea 1\ufe0f\u20e3 \u200b\ufeff\x00\x01\x1f\x85\u00a0\u3000",
+    "\ue000\U0010ffff\u0378\ufffd \U00010d69 \U0001e4ec\u0301 \U0002ebf0 \U00010940 \U00011938 \U0001ccf0 \u1c89",
+    "a_b\u203fc \u24b6\u200dx $x+y=z\u20ac \u00ab\u201equoted\u201c\u00bb \u3001 \u060c <0x0A> \u2581\u2581a \u0120b ##c d</w>",
+    "            twelve                             spaces", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+]
+
+
+def write_golden(folder, corpus):
+    small = small_tokenizers(corpus, size=330)
     cases = []
-    for name, tokenizer in tools.items():
-        data = json.loads(tokenizer.to_str())
+    for name in GOLDEN:
+        tokenizer = small[name]
         expected = []
-        for text in seed_texts:
-            encoding = tokenizer.encode(text)
-            expected.append({"ids": encoding.ids, "plain": tokenizer.encode(text, add_special_tokens=False).ids,
-                             "text": tokenizer.decode(encoding.ids, skip_special_tokens=False)})
-        cases.append({"name": name, "tokenizer": data, "expected": expected})
-    content = {"made_by": f"tools/compare_tokenizers.py --golden, tokenizers {tokenizers.__version__}",
-               "texts": seed_texts, "cases": cases}
-    (folder / "small_tokenizers.json").write_text(
-        json.dumps(content, ensure_ascii=True, separators=(",", ":")) + "\n")
+        for text in GOLDEN_TEXTS:
+            ids = tokenizer.encode(text).ids
+            expected.append({"ids": ids, "plain": tokenizer.encode(text, add_special_tokens=False).ids,
+                             "text": tokenizer.decode(ids, skip_special_tokens=False)})
+        cases.append({"name": name, "tokenizer": json.loads(tokenizer.to_str()), "expected": expected})
+    cases[GOLDEN.index("old-merges")]["tokenizer"]["model"]["merges"] = [
+        " ".join(pair) for pair in cases[GOLDEN.index("old-merges")]["tokenizer"]["model"]["merges"]]
+    content = {"made_by": f"tools/compare_tokenizers.py --golden src/tokenizers/testdata, tokenizers {tokenizers.__version__}",
+               "texts": GOLDEN_TEXTS, "cases": cases}
+    Path(folder, "small_tokenizers.json").write_text(
+        json.dumps(content, ensure_ascii=False, separators=(",", ":")).replace('{"name"', '\n{"name"') + "\n")
 
 
 def main():
@@ -358,7 +380,7 @@ def main():
     made = made_texts(arguments.bytes)
     corpus = made[-60:]
     if arguments.golden:
-        write_golden(arguments.golden, small_tokenizers(corpus), [])
+        write_golden(arguments.golden, corpus)
         return
     given = [Path(name).read_text() for name in arguments.text]
     wrong = 0
@@ -374,8 +396,8 @@ def main():
             if arguments.only not in name:
                 continue
             whole = name not in small
-            # Every text under the tokenizers given; a rotating third of the made ones under each small one.
-            texts = made + given if whole else made[hash_of(name) % 3 :: 3]
+            # Every text under the tokenizers given; a rotating eighth of the made ones under each small one.
+            texts = made + given if whole else made[hash_of(name) % 8 :: 8]
             found = compare(program, name, path, texts, 20)
             wrong += found
             print(f"{name:28} {sum(len(t.encode()) for t in texts) / 1e6:6.1f} MB  {found} differences", flush=True)

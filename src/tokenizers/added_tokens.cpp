@@ -86,16 +86,18 @@ void AddedTokens::split(Piece piece, FunctionRef<void(Piece)> text, FunctionRef<
       const bool joined_right = end < whole.size() && is(point_at(whole, end), kWord);
       if (joined_left || joined_right) continue;
     }
-    if (rule->lstrip)
+    if (rule->lstrip) {
       while (begin > done) {
         const size_t before = previous_start(whole, begin);
         if (!is(point_at(whole, before), kWhitespace)) break;
         begin = before;
       }
+      begin = std::max(begin, done);  // the token before may have taken the space that this one is made of
+    }
     if (rule->rstrip)
       while (end < whole.size() && is(point_at(whole, end), kWhitespace)) next_point(whole, end);
     if (begin > done) text({whole.substr(done, begin - done), piece.at_start && done == 0});
-    token(rule->id);
+    if (begin < end) token(rule->id);
     done = end;
   }
   if (done < whole.size()) text({whole.substr(done), piece.at_start && done == 0});

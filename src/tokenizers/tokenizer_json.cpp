@@ -14,13 +14,13 @@
 #include "tokenizers/normalizer.h"
 #include "tokenizers/post_processor.h"
 #include "tokenizers/pre_tokenizer.h"
+#include "tokenizers/tokenizer_config.h"
 #include "tokenizers/utf8.h"
 #include "tokenizers/word_model.h"
 
 namespace ssm {
 namespace {
 
-constexpr int kDeepest = 100;              // levels of JSON; real files have about ten
 constexpr size_t kLongestAdded = 4 << 10;  // bytes of an added token: looking for one takes that many steps a byte
 constexpr auto kEndNames = {"<|endoftext|>", "</s>", "<|end_of_text|>", "<|im_end|>", "<eos>"};
 
@@ -149,18 +149,8 @@ class TokenizerFile : public Tokenizer {
   }
 
   std::optional<int64_t> find_end_of_text() const {
-    const Path config = path_.parent_path() / "tokenizer_config.json";
-    std::error_code ignored;
-    if (std::filesystem::is_regular_file(config, ignored)) {
-      const Json json = parse_tokenizer_json(read_text(config), config.string(), kDeepest);
-      const Component part(json, config.string());
-      if (const Json* token = part.find("eos_token")) {  // a string, or an object with the flags of an added token
-        const std::string name = token->is_string()
-                                     ? token->get<std::string>()
-                                     : Component(*token, config.string() + ": eos_token").text("content");
-        if (const auto id = id_of(name)) return id;
-      }
-    }
+    const std::string named = read_tokenizer_config(path_).eos_token;
+    if (const auto id = named.empty() ? std::nullopt : id_of(named)) return id;
     for (const char* name : kEndNames)
       for (const auto& [id, token] : added_)
         if (token.special && token.content == name) return id;
@@ -243,7 +233,7 @@ class TokenizerFile : public Tokenizer {
 std::unique_ptr<Tokenizer> open_tokenizer_json(const Path& path) {
   const MappedFile file(path);
   const std::string_view text(reinterpret_cast<const char*>(file.bytes().data()), file.bytes().size());
-  return std::make_unique<TokenizerFile>(parse_tokenizer_json(text, path.string(), kDeepest), path);
+  return std::make_unique<TokenizerFile>(parse_tokenizer_json(text, path.string(), kDeepestTokenizerJson), path);
 }
 
 }  // namespace ssm

@@ -1,13 +1,11 @@
-// The byte tokenizer gives back every byte string; specs that name nothing are errors of the user.
+// The built-in tokenizers, and what a spec may name.
 #include "tokenizers/tokenizer.h"
 
 #include <gtest/gtest.h>
 
-#include <filesystem>
-
 #include "core/error.h"
-#include "core/files.h"
 #include "core/rng.h"
+#include "formats/test_files.h"
 
 namespace ssm {
 namespace {
@@ -35,25 +33,43 @@ TEST(Tokenizers, BytesRoundTrip) {
   const auto ids = tokenizer->encode(every);
   for (const int64_t id : ids) ASSERT_TRUE(id >= 0 && id < 256);
   EXPECT_EQ(tokenizer->decode(ids), every);
+  EXPECT_EQ(tokenizer->encode_with_specials(every), ids);
 }
 
 TEST(Tokenizers, IdsOutsideTheVocabularyAreErrors) {
-  const auto tokenizer = open_tokenizer("bytes");
-  for (const int64_t id : {int64_t{-1}, int64_t{256}, INT64_MAX, INT64_MIN}) {
-    EXPECT_THROW(tokenizer->bytes_of(id), Error);
-    EXPECT_THROW(tokenizer->decode(std::vector<int64_t>{65, id}), Error);
+  for (const char* name : {"bytes", "dna"}) {
+    const auto tokenizer = open_tokenizer(name);
+    for (const int64_t id : {int64_t{-1}, tokenizer->vocab(), INT64_MAX, INT64_MIN}) {
+      EXPECT_THROW(tokenizer->bytes_of(id), Error);
+      EXPECT_THROW(tokenizer->decode(std::vector<int64_t>{1, id}), Error);
+    }
+  }
+}
+
+TEST(Tokenizers, DnaTakesBasesInEitherCaseAndNamesAnythingElse) {
+  const auto tokenizer = open_tokenizer("dna");
+  const auto ids = tokenizer->encode("ACGTN\nacgtn\r\n");
+  EXPECT_EQ(ids, (std::vector<int64_t>{0, 1, 2, 3, 4, 0, 1, 2, 3, 4}));
+  EXPECT_EQ(tokenizer->decode(ids), "ACGTNACGTN");
+  EXPECT_EQ(tokenizer->vocab(), 5);
+  for (const auto& [text, problem] : {std::pair{"ACXG", "'X' at byte 2"}, {"AC\xC3\xA9", "byte 195 at byte 2"}}) {
+    try {
+      tokenizer->encode(text);
+      FAIL() << text;
+    } catch (const Error& error) {
+      EXPECT_NE(std::string(error.what()).find(problem), std::string::npos) << error.what();
+    }
   }
 }
 
 TEST(Tokenizers, UnknownSpecsSayWhatThereIs) {
-  const Path file = std::filesystem::temp_directory_path() / "ssm_tokenizer_test.json";
-  write_file(file, "{}");
-  EXPECT_NE(error_of(file).find("BPE"), std::string::npos);
-  EXPECT_NE(error_of(file).find("--ids"), std::string::npos);
-  std::filesystem::remove(file);
-  EXPECT_NE(error_of(file).find("no such file"), std::string::npos);
+  const ScratchDirectory scratch;
+  EXPECT_NE(error_of(scratch.path() / "none.json").find("no such file"), std::string::npos);
   EXPECT_NE(error_of("byte").find("'byte'"), std::string::npos);
   EXPECT_NE(error_of(""), "");
+  EXPECT_NE(error_of(scratch.path()).find("no tokenizer.json and no tokenizer.model"), std::string::npos);
+  EXPECT_NE(error_of(scratch.file("tokenizer.json", "{}")).find("has no \"model\""), std::string::npos);
+  EXPECT_NE(error_of(scratch.file("tokenizer.json", "{")).find("not valid JSON"), std::string::npos);
 }
 
 }  // namespace

@@ -223,7 +223,7 @@ def small_tokenizers(corpus, size=600):
         add(f"added-{flags}", normalizer=N.Sequence([N.NFD(), N.Lowercase()]) if normal else N.NFC(),
             pre_tokenizer=P.ByteLevel(add_prefix_space=bool(flags & 1)), added=tokens, **byte_level)
     mixed = [AddedToken("[MASK]", lstrip=True, normalized=False), AddedToken("[MASK]]", normalized=False),
-             AddedToken("MASK", normalized=True), AddedToken("mask", single_word=True), AddedToken("   ", rstrip=True),
+             AddedToken("MASK", single_word=True), AddedToken("   ", rstrip=True),
              AddedToken(" a", lstrip=True), AddedToken("<s>", special=True), AddedToken("<s", special=False)]
     add("added-mixed", normalizer=N.Lowercase(), pre_tokenizer=P.ByteLevel(), added=mixed, **byte_level)
     add("ignore-merges", model=models.BPE(ignore_merges=True), pre_tokenizer=P.ByteLevel(), **byte_level)

@@ -9,7 +9,7 @@
 namespace ssm {
 
 void AddedTokens::add(const AddedToken& token, const std::string& pattern) {
-  if (!pattern.empty()) rules_[pattern] = {token.id, token.single_word, token.lstrip, token.rstrip};
+  if (!pattern.empty()) rules_.try_emplace(pattern, Rule{token.id, token.single_word, token.lstrip, token.rstrip});
 }
 
 void AddedTokens::build() {

@@ -23,7 +23,8 @@ struct AddedToken {
 
 class AddedTokens {
  public:
-  // `pattern` is what is looked for: the content, or its normal form. Later tokens with the same pattern win.
+  // `pattern` is what is looked for: the content, or its normal form. Of tokens with the same pattern (two that
+  // differ before normalisation) the first is found; the package that made the files picks one at random.
   void add(const AddedToken& token, const std::string& pattern);
   void build();  // once, after the last add
 

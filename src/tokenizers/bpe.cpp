@@ -168,30 +168,29 @@ class Bpe : public WordModel {
     std::string whole;
     for (size_t i = 0; i < merges.size(); ++i) {
       const Json& merge = merges[i];
-      const auto place = [&] { return ssm::text(part.where(), ".merges[", i, "]"); };
+      const auto wrong = [&](const auto&... parts) { throw Error(part.where(), ".merges[", i, "]", parts...); };
       std::string_view left, right;
       if (merge.is_string()) {
         const std::string_view line = merge.get_ref<const std::string&>();
         if (line.starts_with("#version")) continue;
         const size_t space = line.find(' ');
-        require(space != line.npos && line.find(' ', space + 1) == line.npos, place(), " is \"", line,
-                "\", expected two strings with a space between them");
+        if (space == line.npos || line.find(' ', space + 1) != line.npos)
+          wrong(" is \"", line, "\", expected two strings with a space between them");
         left = line.substr(0, space);
         right = line.substr(space + 1);
       } else {
-        require(merge.is_array() && merge.size() == 2 && merge[0].is_string() && merge[1].is_string(), place(), " is ",
-                merge.type_name(), ", expected two strings");
+        if (!merge.is_array() || merge.size() != 2 || !merge[0].is_string() || !merge[1].is_string())
+          wrong(" is ", merge.type_name(), ", expected two strings");
         left = merge[0].get_ref<const std::string&>();
         right = merge[1].get_ref<const std::string&>();
       }
       const auto id_of = [&](std::string_view string) {
         const auto id = vocabulary_.id_of(string);
-        require(id.has_value(), place(), ": \"", string, "\" is not in the vocabulary");
+        if (!id) wrong(": \"", string, "\" is not in the vocabulary");
         return *id;
       };
       const int64_t left_id = id_of(left), right_id = id_of(right);
-      require(right.size() >= prefix_.size(), place(), ": \"", right,
-              "\" is shorter than the continuing_subword_prefix");
+      if (right.size() < prefix_.size()) wrong(": \"", right, "\" is shorter than the continuing_subword_prefix");
       whole.assign(left);
       whole += right.substr(prefix_.size());
       merges_.set(left_id, right_id, {rank++, static_cast<int32_t>(id_of(whole))});

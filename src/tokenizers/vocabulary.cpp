@@ -31,9 +31,10 @@ Vocabulary::Vocabulary(std::vector<std::pair<std::string, int64_t>> entries, con
   std::sort(entries_.begin(), entries_.end(), [](const auto& a, const auto& b) { return a.second < b.second; });
   for (size_t i = 0; i < entries_.size(); ++i) {
     const int64_t id = entries_[i].second;
-    require(id >= 0 && id <= INT32_MAX, where, ": the id ", id, " is outside 0 to ", INT32_MAX);
-    require(i == 0 || entries_[i - 1].second != id, where, ": the id ", id, " belongs to two strings, \"",
-            i ? entries_[i - 1].first : "", "\" and \"", entries_[i].first, "\"");
+    if (id < 0 || id > INT32_MAX) throw Error(where, ": the id ", id, " is outside 0 to ", INT32_MAX);
+    if (i > 0 && entries_[i - 1].second == id)
+      throw Error(where, ": the id ", id, " belongs to two strings, \"", entries_[i - 1].first, "\" and \"",
+                  entries_[i].first, "\"");
   }
   slots_.assign(std::bit_ceil(entries_.size() * 2 + 1), 0);
   for (size_t i = 0; i < entries_.size(); ++i) {

@@ -36,10 +36,12 @@ std::vector<std::pair<std::string, int64_t>> vocabulary_entries(const Component&
   std::vector<std::pair<std::string, int64_t>> entries;
   const Json& vocabulary = part.object("vocab");
   entries.reserve(vocabulary.size());
-  for (const auto& [string, id] : vocabulary.items()) {
-    require(id.is_number_unsigned() && id.get<uint64_t>() <= INT32_MAX, part.where(), ".vocab: the id of \"", string,
-            "\" is ", id.is_number() ? id.dump() : id.type_name(), ", expected a whole number up to ", INT32_MAX);
-    entries.emplace_back(string, id.get<int64_t>());
+  for (auto entry = vocabulary.begin(); entry != vocabulary.end(); ++entry) {
+    const Json& id = *entry;
+    if (!id.is_number_unsigned() || id.get<uint64_t>() > INT32_MAX)  // the message is made only when it is needed
+      throw Error(part.where(), ".vocab: the id of \"", entry.key(), "\" is ",
+                  id.is_number() ? id.dump() : id.type_name(), ", expected a whole number up to ", INT32_MAX);
+    entries.emplace_back(entry.key(), id.get<int64_t>());
   }
   return entries;
 }

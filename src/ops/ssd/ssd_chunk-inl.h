@@ -85,14 +85,16 @@ HWY_INLINE void accumulate(const float* HWY_RESTRICT a, int64_t row, int64_t ste
                            int64_t stride, int64_t terms, Sums<R, V>& sums) {
   const Tag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
+  Sums<R, V> own = sums;  // a local that only this loop touches stays in registers, whatever the caller does with it
   for (int64_t k = 0; k < terms; ++k) {
     Vec columns[V];
     for (int v = 0; v < V; ++v) columns[v] = hn::LoadU(d, b + k * stride + v * lanes);
     for (int r = 0; r < R; ++r) {
       const auto factor = hn::Set(d, a[r * row + k * step]);
-      for (int v = 0; v < V; ++v) sums.at[r][v] = hn::MulAdd(factor, columns[v], sums.at[r][v]);
+      for (int v = 0; v < V; ++v) own.at[r][v] = hn::MulAdd(factor, columns[v], own.at[r][v]);
     }
   }
+  sums = own;
 }
 
 // What the kernels read of the arguments of either pass.

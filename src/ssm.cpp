@@ -6,6 +6,7 @@
 #include "engine/generator.h"
 #include "engine/model_tokenizer.h"
 #include "engine/state_file.h"
+#include "eval/token_source.h"
 #include "formats/checkpoint.h"
 #include "mixers/mixer.h"
 #include "models/model.h"
@@ -31,6 +32,15 @@ struct Engine::Parts {
   Parts(std::unique_ptr<Model> opened, std::unique_ptr<Tokenizer> its_tokenizer, int thread_count)
       : model(std::move(opened)), tokenizer(std::move(its_tokenizer)), threads(thread_count) {
     if (model->options().trainable) optimizer = std::make_unique<Optimizer>(model->params());
+  }
+
+  const Tokenizer& text_side() const {
+    require(static_cast<bool>(tokenizer),
+            "this model has no tokenizer that can be read; name one (EngineOptions::tokenizer), or give ids");
+    return *tokenizer;
+  }
+  std::string bytes_of(int64_t id) const {
+    return tokenizer && id < tokenizer->vocab() ? tokenizer->bytes_of(id) : std::string();
   }
 
   std::unique_ptr<Model> model;
@@ -60,16 +70,16 @@ Engine::~Engine() = default;
 
 Engine Engine::open(const std::filesystem::path& model, const EngineOptions& options) {
   auto opened = Model::open(model, model_options(options));
-  auto tokenizer = model_tokenizer_if_any(model, opened->config());
+  auto tokenizer = model_tokenizer_if_any(model, opened->config(), options.tokenizer);
   return Engine(std::make_shared<Parts>(std::move(opened), std::move(tokenizer), options.threads));
 }
 
 Engine Engine::create(std::string_view config_json, uint64_t seed, const EngineOptions& options) {
   const ModelConfig config = ModelConfig::from_json(config_json, "config");
   constexpr int64_t kBytes = 256;
+  const std::string spec = options.tokenizer.empty() && config.vocab_size == kBytes ? "bytes" : options.tokenizer;
   return Engine(std::make_shared<Parts>(Model::create(config, seed, model_options(options)),
-                                        config.vocab_size == kBytes ? open_tokenizer("bytes") : nullptr,
-                                        options.threads));
+                                        spec.empty() ? nullptr : open_tokenizer(spec), options.threads));
 }
 
 std::string Engine::config() const { return parts_->model->config().json(); }
@@ -82,6 +92,18 @@ Tensor Engine::logits(std::span<const int64_t> ids) const {
   const Ctx ctx{.device = model.options().device, .threads = &parts_->threads};
   const Var hidden = model.lm().hidden(ctx, Tensor::of(ids, {count}), Seqs::dense(1, count));
   return model.lm().logits(ctx, hidden).value;
+}
+
+std::vector<int64_t> Engine::encode(std::string_view text) const { return parts_->text_side().encode(text); }
+std::string Engine::decode(std::span<const int64_t> ids) const { return parts_->text_side().decode(ids); }
+
+Score Engine::score(const std::filesystem::path& file) const {
+  const Tokenizer& tokenizer = parts_->text_side();
+  TextTokens text({file.string()}, tokenizer);
+  const Perplexity result = perplexity(*parts_->model, parts_->threads,
+                                       {[&](std::span<int64_t> out) { return text.next(out); }, text.origin()}, {},
+                                       bytes_of_ids(text, &tokenizer, parts_->model->config()));
+  return {.tokens = result.tokens, .bytes = result.bytes, .nats = result.total};
 }
 
 Session Engine::session() const { return Session(std::make_unique<Session::Parts>(parts_)); }
@@ -122,28 +144,38 @@ Session& Session::operator=(Session&&) noexcept = default;
 Session::~Session() = default;
 
 void Session::read(std::string_view text) {
-  const Tokenizer* tokenizer = parts_->engine->tokenizer.get();
-  require(tokenizer, "this model has no tokenizer that can be read; give ids instead of text");
-  read(tokenizer->encode(text));
+  const Tokenizer& tokenizer = parts_->engine->text_side();
+  read(tokens() == 0 ? tokenizer.encode_with_specials(text) : tokenizer.encode(text));
 }
 
 void Session::read(std::span<const int64_t> ids) { parts_->generator.read(ids); }
 
+std::vector<float> Session::next_logits() { return parts_->generator.next_logits(); }
+
 std::vector<int64_t> Session::write(const WriteOptions& options, const std::function<bool(const Token&)>& on_token) {
-  const Tokenizer* tokenizer = parts_->engine->tokenizer.get();
+  const Engine::Parts& engine = *parts_->engine;
   GenerateOptions generate{.sampler = {.temperature = options.temperature,
                                        .top_k = options.top_k,
                                        .top_p = options.top_p,
                                        .min_p = options.min_p,
-                                       .repetition_penalty = options.repetition_penalty},
+                                       .repetition_penalty = options.repetition_penalty,
+                                       .frequency_penalty = options.frequency_penalty,
+                                       .presence_penalty = options.presence_penalty},
                            .seed = options.seed,
-                           .max_tokens = options.max_tokens};
-  if (const auto end = tokenizer ? tokenizer->end_of_text() : std::nullopt) generate.end_ids.push_back(*end);
+                           .max_tokens = options.max_tokens,
+                           .logprobs = options.logprobs || options.top_logprobs > 0,
+                           .top_logprobs = options.top_logprobs};
+  if (!options.ignore_eos) generate.end_ids = end_ids(engine.model->config(), engine.tokenizer.get());
   generate.sampler.check();
+  require(options.top_logprobs >= 0, "top_logprobs is ", options.top_logprobs, ", expected 0 or more");
   std::vector<int64_t> ids;
   parts_->generator.write(generate, [&](const WrittenToken& written) {
     ids.push_back(written.id);
-    return !on_token || on_token({.id = written.id, .bytes = tokenizer ? tokenizer->bytes_of(written.id) : ""});
+    if (!on_token) return true;
+    Token token{.id = written.id, .bytes = engine.bytes_of(written.id), .logprob = written.logprob};
+    for (const TokenLogprob& one : written.top)
+      token.top.push_back({.id = one.id, .bytes = engine.bytes_of(one.id), .logprob = one.logprob});
+    return on_token(token);
   });
   return ids;
 }

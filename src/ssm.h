@@ -10,6 +10,7 @@
 // and are for one thread at a time; weights that train_step changes are those that sessions run with.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -29,6 +30,7 @@ struct EngineOptions {
   std::string dtype = "auto";   // of the weights: as stored (f32 for training and ref), f32, bf16, f16; f64 on ref
   int threads = 0;              // 0: one a core
   bool trainable = false;       // for train_step: weights are copied, gradients kept
+  std::string tokenizer = {};   // a path, "bytes" or "dna", for a model that comes without one; empty: the model's own
 };
 
 // How a session writes; README.md of engine/ describes the sampling.
@@ -36,13 +38,29 @@ struct WriteOptions {
   int64_t max_tokens = 256;
   double temperature = 1.0;  // 0: greedy
   int64_t top_k = 0;
-  double top_p = 1.0, min_p = 0.0, repetition_penalty = 1.0;
+  double top_p = 1.0, min_p = 0.0;
+  double repetition_penalty = 1.0, frequency_penalty = 0.0, presence_penalty = 0.0;
   uint64_t seed = 0;
+  bool logprobs = false;     // fill Token::logprob
+  int64_t top_logprobs = 0;  // and Token::top, with so many of the likeliest
+  bool ignore_eos = false;   // go on after a token that ends a text
 };
 
 struct Token {
   int64_t id = 0;
-  std::string bytes;  // what it stands for, perhaps half a character; "" when the model has no tokenizer
+  std::string bytes = {};  // what it stands for, perhaps half a character; "" when the model has no tokenizer
+  double logprob = 0;      // natural; the model's own, before temperature and penalties
+  std::vector<Token> top = {};
+};
+
+// How well a model predicts a text: each token but the first from all before it.
+struct Score {
+  int64_t tokens = 0;  // scored
+  int64_t bytes = 0;   // that they stand for
+  double nats = 0;     // -log p, in all
+
+  double perplexity() const { return std::exp(nats / static_cast<double>(tokens)); }
+  double bits_per_byte() const { return nats / std::log(2.0) / static_cast<double>(bytes); }
 };
 
 // One update by AdamW.
@@ -62,10 +80,12 @@ class Session {
   void read(std::span<const int64_t> ids);
   // Goes on after what was read and written so far, until on_token returns false; returns the ids written.
   std::vector<int64_t> write(const WriteOptions& options, const std::function<bool(const Token&)>& on_token = nullptr);
+  // The logits of the next token (vocab), for those who choose it themselves and then read({&id, 1}) it.
+  std::vector<float> next_logits();
 
   int64_t tokens() const;  // read and written
   Session fork();          // a second sequence with the same past
-  // The state as a file of constant size, however long the sequence: `ssm generate --state-in` reads it too. load
+  // The state as a file whose size does not grow with the sequence: `ssm generate --state-in` reads it too. load
   // replaces this session's past by the file's; the file must come from the same model.
   void save(const std::filesystem::path& file);
   void load(const std::filesystem::path& file);
@@ -88,9 +108,12 @@ class Engine {
   Engine& operator=(Engine&&) noexcept;
   ~Engine();
 
-  std::string config() const;                         // as JSON
-  int64_t parameters() const;                         // how many numbers
-  Tensor logits(std::span<const int64_t> ids) const;  // (t, vocab), with the rows that pad the vocabulary
+  std::string config() const;                                // as JSON
+  int64_t parameters() const;                                // how many numbers
+  std::vector<int64_t> encode(std::string_view text) const;  // text to ids, without special tokens around it
+  std::string decode(std::span<const int64_t> ids) const;    // and back
+  Tensor logits(std::span<const int64_t> ids) const;         // (t, vocab), with the rows that pad the vocabulary
+  Score score(const std::filesystem::path& file) const;      // of a text of any length, at constant memory
   Session session() const;
   // One optimizer step on rows of ids, (s, t + 1) i64: t inputs and, one further, t targets. Returns the mean loss, in
   // nats a token, before the update. Needs EngineOptions::trainable.

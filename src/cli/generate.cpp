@@ -61,7 +61,7 @@ class Generate : public Command {
     const auto tokenizer = open_text_side(*model);
     require(tokenizer || s.stops.empty(), "--stop needs text, and ", s.model,
             " has no tokenizer; give --tokenizer PATH");
-    s.options.end_ids = ids_that_end(tokenizer.get(), s.ignore_eos);
+    if (!s.ignore_eos) s.options.end_ids = end_ids(model->config(), tokenizer.get());
     Threads threads(static_cast<int>(invocation.common.threads));
     const Generation generation{.settings = s, .model = *model, .tokenizer = tokenizer.get(), .threads = threads};
     if (!s.batch.empty()) return generate_batch(generation);

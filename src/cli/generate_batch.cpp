@@ -9,6 +9,7 @@
 #include "cli/generate_parts.h"
 #include "cli/line_reader.h"
 #include "cli/terminal.h"
+#include "engine/model_tokenizer.h"
 #include "engine/state_file.h"
 #include "formats/json.h"
 
@@ -83,10 +84,10 @@ class JobReader {
     job.options.sampler.check();
     job.options.seed = static_cast<uint64_t>(seed);
     job.options.logprobs = job.options.logprobs || job.options.top_logprobs > 0;
-    job.options.end_ids = ids_that_end(run_.tokenizer, ignore_eos);
+    job.options.end_ids = ignore_eos ? std::vector<int64_t>{} : end_ids(run_.model.config(), run_.tokenizer);
     const bool begins = settings.state_in.empty();
     job.prompt = object.contains("ids") ? std::move(ids) : encode_prompt(run_.tokenizer, prompt, begins);
-    if (job.prompt.empty() && begins) job.prompt = ids_to_begin_with(run_.tokenizer);
+    if (job.prompt.empty() && begins) job.prompt = ids_to_begin_with(run_);
     const int64_t vocab = run_.model.config().vocab_size;
     for (const int64_t one : job.prompt)
       require(0 <= one && one < vocab, "token id ", one, " is outside the vocabulary, expected 0 to ", vocab - 1);

@@ -105,7 +105,7 @@ class Talk {
   void turn(const std::string& line) {
     const bool begins = sequence_.tokens() == 0;
     std::vector<int64_t> ids = encode_prompt(run_.tokenizer, settings_.prefix + line + settings_.suffix, begins);
-    if (ids.empty() && begins) ids = ids_to_begin_with(run_.tokenizer);
+    if (ids.empty() && begins) ids = ids_to_begin_with(run_);
     remember();
     const Snapshot before = settings_.undo > 0 ? Snapshot() : now();
     const auto reading = Clock::now();

@@ -4,6 +4,7 @@
 #include <cstdio>
 
 #include "cli/terminal.h"
+#include "engine/model_tokenizer.h"
 #include "formats/npy.h"
 
 namespace ssm::cli {
@@ -59,28 +60,23 @@ class PromptPieces {
 
 }  // namespace
 
-std::vector<int64_t> encode_prompt(const Tokenizer* tokenizer, std::string_view text, bool) {
+std::vector<int64_t> encode_prompt(const Tokenizer* tokenizer, std::string_view text, bool begins) {
   require(tokenizer, "this model has no tokenizer; give --tokenizer PATH, or ids instead of text");
-  return tokenizer->encode(text);
-}
-
-std::vector<int64_t> ids_that_end(const Tokenizer* tokenizer, bool ignore_eos) {
-  const auto end = tokenizer && !ignore_eos ? tokenizer->end_of_text() : std::nullopt;
-  return end ? std::vector{*end} : std::vector<int64_t>{};
+  return begins ? tokenizer->encode_with_specials(text) : tokenizer->encode(text);
 }
 
 std::string bytes_of_id(const Tokenizer* tokenizer, int64_t id) {
-  if (!tokenizer || id >= tokenizer->vocab() || tokenizer->end_of_text() == id) return {};
+  if (!tokenizer || id >= tokenizer->vocab() || tokenizer->is_special(id)) return {};
   return tokenizer->bytes_of(id);
 }
 
-std::vector<int64_t> ids_to_begin_with(const Tokenizer* tokenizer) {
+std::vector<int64_t> ids_to_begin_with(const Generation& run) {
   // A model that was trained with an end-of-text token begins a new text after one.
-  const auto end = tokenizer ? tokenizer->end_of_text() : std::nullopt;
-  require(end.has_value(),
+  const std::vector<int64_t> ends = end_ids(run.model.config(), run.tokenizer);
+  require(!ends.empty(),
           "the prompt is empty, and this model has no token to begin a text with; expected at least one ",
-          tokenizer ? "byte of text" : "token id");
-  return {*end};
+          run.tokenizer ? "byte of text" : "token id");
+  return {ends.front()};
 }
 
 PromptReading read_prompt(const Generation& run, Batch& batch, Sequence& sequence) {
@@ -118,7 +114,7 @@ PromptReading read_prompt(const Generation& run, Batch& batch, Sequence& sequenc
     if (ids.size() >= kPiece) feed(ids.size() / kPiece * kPiece);
     known_before = prompt.given_out();
   }
-  if (ids.empty() && sequence.tokens() == 0) ids = ids_to_begin_with(run.tokenizer);
+  if (ids.empty() && sequence.tokens() == 0) ids = ids_to_begin_with(run);
   feed(ids.size());
   progress.done();
   return {.tokens = sequence.tokens() - before, .seconds = seconds_since(start)};

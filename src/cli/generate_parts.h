@@ -45,12 +45,10 @@ int generate_interactive(const Generation& run);
 // The ids of a text. `begins`: nothing was read before it, so a tokenizer that opens texts with a token of its own may
 // do so. Throws Error without a tokenizer.
 std::vector<int64_t> encode_prompt(const Tokenizer* tokenizer, std::string_view text, bool begins);
-// Ids that end a text; none when told to ignore them.
-std::vector<int64_t> ids_that_end(const Tokenizer* tokenizer, bool ignore_eos);
-// The bytes of a written id; none for ids that end texts and for those the tokenizer does not have.
+// The bytes of a written id; none for special tokens and for ids that the tokenizer does not have.
 std::string bytes_of_id(const Tokenizer* tokenizer, int64_t id);
 // For an empty prompt before which nothing was read: the token that texts begin with, or Error.
-std::vector<int64_t> ids_to_begin_with(const Tokenizer* tokenizer);
+std::vector<int64_t> ids_to_begin_with(const Generation& run);
 
 struct PromptReading {
   int64_t tokens = 0;

@@ -62,12 +62,13 @@ class Batch {
   // no sequence is left.
   bool step();
   int64_t size() const;
+  // Of what each has been fed: (sequences, padded vocab).
+  Tensor logits(std::span<Sequence* const> sequences) const;
 
  private:
   struct Member;
   void forward(std::span<Sequence* const> sequences);
   void feed_prompts(std::span<Sequence* const> sequences);
-  Tensor logits(std::span<Sequence* const> sequences) const;
   void choose(Member& member, const Tensor& row) const;
   void finish(Member* member, Finish how);
 

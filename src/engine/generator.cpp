@@ -1,9 +1,11 @@
 #include "engine/generator.h"
 
+#include "core/error.h"
+
 namespace ssm {
 
 Generator::Generator(const Model& model, Threads& threads, StatePool& pool, StatePool::Slot slot)
-    : sequence_(model, pool, slot), batch_(model, threads, pool) {}
+    : sequence_(model, pool, slot), batch_(model, threads, pool), vocab_(model.config().vocab_size) {}
 
 void Generator::feed(const std::function<bool()>& goes_on) {
   Sequence* const alone = &sequence_;
@@ -20,6 +22,14 @@ Finish Generator::write(const GenerateOptions& options, const OnToken& on_token)
   batch_.add(sequence_, options, on_token, [&](Finish finish) { how = finish; });
   while (batch_.step()) continue;
   return how;
+}
+
+std::vector<float> Generator::next_logits() {
+  feed();
+  require(static_cast<bool>(sequence_.output()), "nothing was read, so there is nothing to continue");
+  Sequence* const alone = &sequence_;
+  const Tensor row = batch_.logits(std::span(&alone, 1)).to(DType::f32);
+  return {row.data<float>(), row.data<float>() + vocab_};
 }
 
 Snapshot Generator::snapshot() {

@@ -4,6 +4,7 @@
 
 #include <functional>
 #include <span>
+#include <vector>
 
 #include "engine/batch.h"
 
@@ -20,6 +21,9 @@ class Generator {
   // first token was read.
   Finish write(const GenerateOptions& options, const OnToken& on_token);
 
+  // Of the next token (vocab_size): without padding rows, which are no tokens. Throws Error before the first was read.
+  std::vector<float> next_logits();
+
   int64_t tokens() const { return sequence_.tokens(); }
   int64_t unread() const { return sequence_.unread(); }
   Snapshot snapshot();
@@ -31,6 +35,7 @@ class Generator {
 
   Sequence sequence_;
   Batch batch_;
+  int64_t vocab_;
 };
 
 }  // namespace ssm

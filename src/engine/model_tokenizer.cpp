@@ -38,4 +38,10 @@ std::unique_ptr<Tokenizer> model_tokenizer_if_any(const Path& model, const Model
   }
 }
 
+std::vector<int64_t> end_ids(const ModelConfig& config, const Tokenizer* tokenizer) {
+  if (!config.eos_token_id.empty()) return config.eos_token_id;
+  const auto end = tokenizer ? tokenizer->end_of_text() : std::nullopt;
+  return end ? std::vector{*end} : std::vector<int64_t>{};
+}
+
 }  // namespace ssm

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "core/files.h"
 #include "models/model_config.h"
@@ -17,5 +18,8 @@ std::unique_ptr<Tokenizer> model_tokenizer(const Path& model, const ModelConfig&
 // in `problem`. A tokenizer that the user names must work.
 std::unique_ptr<Tokenizer> model_tokenizer_if_any(const Path& model, const ModelConfig& config,
                                                   const std::string& spec = "", std::string* problem = nullptr);
+
+// The ids that end a text: the config's, else the tokenizer's (null: none), else none.
+std::vector<int64_t> end_ids(const ModelConfig& config, const Tokenizer* tokenizer);
 
 }  // namespace ssm

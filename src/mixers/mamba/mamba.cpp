@@ -112,13 +112,21 @@ Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) 
                                 .C = normed(ctx, dtBC[2]),
                                 .D = D_,
                                 .dt_bias = dt_bias_,
-                                .z = xz[1]},
+                                .z = xz[1],
+                                .rates = kept_rates(ctx)},
                                seqs, h);
   return linear(ctx, y, out_proj_, out_bias_);  // (t, d)
 }
 
 Var Mamba::normed(const Ctx& ctx, const Var& x) const {
   return b_c_dt_rms_eps_ > 0 ? rms_norm(ctx, x, {}, {}, b_c_dt_rms_eps_).y : x;
+}
+
+// Weights that have a gradient change between calls.
+Tensor Mamba::kept_rates(const Ctx& ctx) const {
+  if (ctx.tape || A_log_.grad) return {};
+  if (!rates_) rates_ = scan_rates(ctx, A_log_.value);
+  return rates_;
 }
 
 StateSpec Mamba::state() const { return {{"conv", {w_ - 1, e_}, state_dtype_}, {"ssm", {n_, e_}, state_dtype_}}; }

@@ -31,11 +31,13 @@ class Mamba final : public Mixer {
 
  private:
   Var normed(const Ctx& ctx, const Var& x) const;
+  Tensor kept_rates(const Ctx& ctx) const;
 
   int64_t e_, n_, r_, w_;  // inner width, states, rank of dt, taps of the convolution
   double b_c_dt_rms_eps_;  // 0: no norm
   DType state_dtype_;
   Var in_proj_, in_bias_, conv_weight_, conv_bias_, x_proj_, dt_proj_, dt_bias_, A_log_, D_, out_proj_, out_bias_;
+  mutable Tensor rates_;  // scan_rates of A_log_, once a call without a tape has made them
 };
 
 }  // namespace ssm

@@ -194,7 +194,7 @@ TEST_F(Program, TokenizeGoesThereAndBack) {
   expect_done({"tokenize", "--file", arg("text.txt"), "--out", arg("t.npy")});
   EXPECT_EQ(expect_done({"tokenize", "--decode", arg("t.npy")}).out, read_text(path("text.txt")));
   EXPECT_EQ(expect_done({"tokenize", "--text", "Hi", "--json"}).json(),
-            Json::parse(R"({"tokens": 2, "ids": [72, 105]})"));
+            Json::parse(R"({"tokens": 2, "ids": [72, 105], "pieces": ["H", "i"]})"));
 }
 
 TEST_F(Program, InfoSaysWhatTheModelIs) {

@@ -1,41 +1,16 @@
 #include "tokenizers/json_fields.h"
 
-#include <algorithm>
-
 #include "core/error.h"
 #include "tokenizers/utf8.h"
 
 namespace ssm {
-namespace {
-
-// How deep brackets nest. Looking first is faster than asking the parser, which makes an object of every value to ask.
-int levels(std::string_view text) {
-  int open = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\')
-        ++i;
-      else if (c == '"')
-        in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++open);
-    } else if (c == ']' || c == '}') {
-      --open;
-    }
-  }
-  return deepest;
-}
-
-}  // namespace
-
 Json parse_tokenizer_json(std::string_view text, const std::string& where, int deepest) {
-  require(levels(text) <= deepest, where, ": JSON nested more than ", deepest, " levels deep");
+  const auto watch = [&](int depth, Json::parse_event_t, Json&) {
+    if (depth > deepest) throw Error(where, ": JSON nested more than ", deepest, " levels deep");
+    return true;
+  };
   try {
-    return Json::parse(text);
+    return Json::parse(text, watch);
   } catch (const Json::exception& problem) {
     std::string_view what = problem.what();
     if (const size_t cut = what.find("] "); cut != what.npos) what.remove_prefix(cut + 2);

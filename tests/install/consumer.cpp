@@ -1,7 +1,8 @@
-// The least a user of the installed library does: both spellings of a header, a call into the library, and one through
+// The least a user of the installed library does: both spellings of a header, calls into the library, one of them through
 // its thread pool. Exits 1 when a result is wrong.
 #include <core/tensor.h>
 #include <ssm/core/threads.h>
+#include <tokenizers/tokenizer.h>
 
 #include <cstdio>
 
@@ -12,7 +13,8 @@ int main() {
     for (int64_t column = 0; column < m.columns; ++column) m[row][column] = static_cast<float>(column + 1);
   });
   const ssm::Tensor last = values.columns(2, 3).clone();  // (2, 1)
-  const bool right = last.data<float>()[0] == 3.0f && last.data<float>()[1] == 3.0f;
+  const bool bases = ssm::open_tokenizer("dna")->encode("ACGT").size() == 4;
+  const bool right = bases && last.data<float>()[0] == 3.0f && last.data<float>()[1] == 3.0f;
   std::printf("installed ssm: %s\n", right ? "right" : "wrong");
   return right ? 0 : 1;
 }

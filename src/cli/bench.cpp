@@ -171,8 +171,9 @@ void bench_decode(Bench& bench, const Model& model, const std::string& name, int
   });
   const auto steps = static_cast<double>(tokens), all = static_cast<double>(sequences * tokens);
   const double bandwidth = steps * reader.bytes() / reading.median, rate = all / ours.median;
-  // A step reads the weights once for all sequences (a tied embedding as the head; an untied one by single rows).
-  const double bytes = static_cast<double>(model.params().bytes());
+  // A step reads the weights once for all sequences (a tied embedding as the head; an untied one by single rows), and
+  // reads and writes the state of each.
+  const double bytes = static_cast<double>(model.params().bytes() + 2 * sequences * bytes_of(model.lm().state_spec()));
   const double limit = static_cast<double>(sequences) * bandwidth / bytes;
   bench.add({.group = "model",
              .name = "decode " + std::string(name_of(model.options().dtype)),
@@ -181,7 +182,7 @@ void bench_decode(Bench& bench, const Model& model, const std::string& name, int
              .rate = rate,
              .unit = "tokens/s",
              .limit = limit,
-             .limit_name = "weights over memory"});
+             .limit_name = "bytes over memory"});
   Json& at = out["decode"][std::to_string(sequences)];
   at["tokens_per_second"] = rate;
   at["share_of_bandwidth"] = rate / limit;

@@ -127,17 +127,20 @@ void dot_rows(const Matrix<float>& x, const W* weight, float bias, const Matrix<
   for (int r = 0; r < kRows; ++r) y[t + r][o] = sum_lanes(d, sums[r]) + bias;
 }
 
-// One pass of a tile: columns [from, to) of its rows.
+// One pass of a tile: columns [from, to) of its rows. While it works in the cache it fetches what comes next, so that
+// memory is never waited for: a line of two rows of the next pass's weights (or twice the same) a vector.
+template <class W>
 struct Pass {
   int64_t from, to;
   bool first, last;
+  const W *ahead, *ahead_too;  // from the next pass's first column
 };
 
 // kX rows of x from t on, times kW rows of the weight from o on. Between passes the sums, kW vectors a row of x, wait
 // in `sums`; after the last one they are results.
 template <int kX, int kW, class W>
 HWY_INLINE void multiply_tile(const Matrix<float>& x, const Matrix<W>& weight, const float* bias,
-                              const Matrix<float>& y, int64_t t, int64_t o, const Pass& pass, float* sums) {
+                              const Matrix<float>& y, int64_t t, int64_t o, const Pass<W>& pass, float* sums) {
   const hn::ScalableTag<float> d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   hn::Vec<decltype(d)> tile[kX][kW];
@@ -145,6 +148,8 @@ HWY_INLINE void multiply_tile(const Matrix<float>& x, const Matrix<W>& weight, c
     for (int j = 0; j < kW; ++j) tile[r][j] = pass.first ? hn::Zero(d) : hn::LoadU(d, sums + (r * kW + j) * lanes);
   int64_t i = pass.from;
   for (; i + lanes <= pass.to; i += lanes) {
+    hwy::Prefetch(pass.ahead + (i - pass.from));
+    hwy::Prefetch(pass.ahead_too + (i - pass.from));
     hn::Vec<decltype(d)> w[kW];
     for (int j = 0; j < kW; ++j) w[j] = load_weight(d, weight[o + j] + i);
     for (int r = 0; r < kX; ++r) {
@@ -170,16 +175,6 @@ HWY_INLINE void multiply_tile(const Matrix<float>& x, const Matrix<W>& weight, c
   }
 }
 
-// A share of the weights of the next pass, so that they are in the cache when it begins: nothing else asks memory for
-// them while this pass works in the cache. `part` of `parts` equal pieces of kTileWeights rows' columns [from, to).
-template <class W>
-HWY_INLINE void fetch_ahead(const Matrix<W>& weight, int64_t o, int64_t from, int64_t to, int64_t part, int64_t parts) {
-  constexpr auto kLine = static_cast<int64_t>(64 / sizeof(W));
-  const int64_t lines = (to - from + kLine - 1) / kLine;
-  for (int64_t line = lines * part / parts; line < lines * (part + 1) / parts; ++line)
-    for (int64_t j = 0; j < kTileWeights; ++j) hwy::Prefetch(weight[o + j] + from + line * kLine);
-}
-
 // y[t][o] for all rows t of x and kTileWeights rows of the weight from o on. `sums`: x.rows * kTileWeights vectors.
 template <class W>
 void dot_tiles(const Matrix<float>& x, const Matrix<W>& weight, const float* bias, const Matrix<float>& y, int64_t o,
@@ -187,11 +182,13 @@ void dot_tiles(const Matrix<float>& x, const Matrix<W>& weight, const float* bia
   const int64_t row = kTileWeights * static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));  // of `sums`
   const int64_t columns = x.columns, tiles = (x.rows + kTileX - 1) / kTileX;
   for (int64_t from = 0; from < columns; from += kTileColumns) {
-    const Pass pass{from, std::min(columns, from + kTileColumns), from == 0, from + kTileColumns >= columns};
+    Pass<W> pass{from, std::min(columns, from + kTileColumns), from == 0, from + kTileColumns >= columns, {}, {}};
     const int64_t next_o = pass.last ? std::min(o + kTileWeights, weight.rows - kTileWeights) : o;
-    const int64_t next_from = pass.last ? 0 : pass.to, next_to = std::min(columns, next_from + kTileColumns);
+    const int64_t next_from = pass.last ? 0 : pass.to;
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      fetch_ahead(weight, next_o, next_from, next_to, tile, tiles);
+      const int64_t share = tile * kTileWeights / tiles, next_share = (tile + 1) * kTileWeights / tiles;
+      pass.ahead = weight[next_o + share] + next_from;
+      pass.ahead_too = weight[next_o + std::max(share, next_share - 1)] + next_from;
       const int64_t t = tile * kTileX;
       float* at = sums + t * row;
       switch (std::min<int64_t>(kTileX, x.rows - t)) {

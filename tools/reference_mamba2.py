@@ -152,7 +152,7 @@ def load(folder):
 
 
 def compare_with_transformers():
-    """One group only: its gated norm is over all channels whatever the groups, which is not what was published."""
+    """One group; tests/golden_hf/mamba2_groups has several."""
     from transformers import Mamba2Config, Mamba2ForCausalLM
 
     worst = 0.0

@@ -33,9 +33,9 @@ struct SsdIn {
 
 Var ssd(const Ctx& ctx, const SsdIn& in, const Seqs& seqs, Var* state);
 
-// Tokens between saved states. A state is as much as the layer's other activations of some 20 tokens, so one in 256 adds
-// a tenth to them; the 8 states in between, a head's 8 x 32 KiB for 128 x 64, are computed again into a second-level
-// cache.
+// Tokens between saved states. A state is as much as the layer's other activations of some 20 tokens, so one in 256
+// adds a tenth to them; the 8 states in between, a head's 8 x 32 KiB for 128 x 64, are computed again into a
+// second-level cache.
 inline constexpr int64_t kSsdSpan = 256;
 
 struct SsdSizes {

@@ -48,7 +48,7 @@ struct BackwardScratch {
     for (float** one : {&B_transposed, &C_transposed, &dB_transposed, &dC_transposed}) *one = scratch.take(n * kChunk);
     S = scratch.take(kBackwardHeads * kSpanChunks * state);
     dS = scratch.take(kBackwardHeads * state);
-    size = scratch.taken(from);
+    size = scratch.taken();
   }
 };
 

@@ -32,19 +32,20 @@ constexpr int kTileRows = HWY_TARGET == HWY_AVX3 ? 8 : 4, kTileVectors = 2;
 template <int kValue>
 using Int = std::integral_constant<int, kValue>;
 
-// Memory handed out piece by piece, each on a cache line of its own.
+// Memory handed out piece by piece, each on a cache line of its own. From null it only counts.
 class Scratch {
  public:
-  explicit Scratch(float* from) : next_(from) {}
+  explicit Scratch(float* from) : from_(from) {}
   float* take(int64_t count) {
-    float* const piece = next_;
-    next_ += (count + 15) / 16 * 16;
+    float* const piece = from_ ? from_ + taken_ : nullptr;
+    taken_ += (count + 15) / 16 * 16;
     return piece;
   }
-  int64_t taken(const float* from) const { return next_ - from; }
+  int64_t taken() const { return taken_; }
 
  private:
-  float* next_;
+  float* from_;
+  int64_t taken_ = 0;
 };
 
 inline int64_t round_up(int64_t count) {  // to whole vectors

@@ -73,7 +73,7 @@ struct ForwardScratch {
     B = scratch.take(kChunk * in.nn), C = scratch.take(kChunk * in.nn);
     B_transposed = scratch.take(n * kChunk), G = scratch.take(kChunk * kChunk);
     S = scratch.take(heads * n * in.pp);
-    size = scratch.taken(from);
+    size = scratch.taken();
   }
 };
 

@@ -40,7 +40,7 @@ struct Engine::Parts {
     return *tokenizer;
   }
   std::string bytes_of(int64_t id) const {
-    return tokenizer && id < tokenizer->vocab() ? tokenizer->bytes_of(id) : std::string();
+    return tokenizer && tokenizer->knows(id) ? tokenizer->bytes_of(id) : std::string();
   }
 
   std::unique_ptr<Model> model;

@@ -66,7 +66,7 @@ std::vector<int64_t> encode_prompt(const Tokenizer* tokenizer, std::string_view 
 }
 
 std::string bytes_of_id(const Tokenizer* tokenizer, int64_t id) {
-  if (!tokenizer || id >= tokenizer->vocab() || tokenizer->is_special(id)) return {};
+  if (!tokenizer || !tokenizer->knows(id) || tokenizer->is_special(id)) return {};
   return tokenizer->bytes_of(id);
 }
 

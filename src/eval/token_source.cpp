@@ -68,7 +68,8 @@ std::vector<int64_t> bytes_of_ids(const TokenSource& source, const Tokenizer* to
   if (!tokenizer || (!source.tokenizer().empty() && source.tokenizer() != tokenizer->name())) return {};
   std::vector<int64_t> bytes(static_cast<size_t>(config.vocab_size));
   for (int64_t id = 0; id < std::min(tokenizer->vocab(), config.vocab_size); ++id)
-    bytes[static_cast<size_t>(id)] = static_cast<int64_t>(tokenizer->bytes_of(id).size());
+    if (tokenizer->knows(id))
+      bytes[static_cast<size_t>(id)] = static_cast<int64_t>(tokenizer->bytes_of(id).size());
   return bytes;
 }
 

@@ -33,7 +33,8 @@ class Tokenizer {
 
   virtual bool is_special(int64_t) const { return false; }  // a token that marks something and is no text
   virtual int64_t vocab() const = 0;                        // ids are in [0, vocab); there may be gaps
-  virtual std::string name() const = 0;                     // what a run's config records; open_tokenizer accepts it
+  virtual bool knows(int64_t id) const { return 0 <= id && id < vocab(); }  // false in a gap too
+  virtual std::string name() const = 0;  // what a run's config records; open_tokenizer accepts it
   virtual std::optional<int64_t> end_of_text() const { return std::nullopt; }
 };
 

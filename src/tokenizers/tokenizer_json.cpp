@@ -65,6 +65,8 @@ class TokenizerFile : public Tokenizer {
     return ids;
   }
 
+  bool knows(int64_t id) const override { return string_of(id) != nullptr; }
+
   std::string bytes_of(int64_t id) const override {
     const std::string& token = string_or_throw(id);
     return decoder_ ? decoder_->bytes_of(token) : token;

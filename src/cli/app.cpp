@@ -191,16 +191,16 @@ std::string kind_of_value(const Field& field) {
 // " (default 256)", or nothing where the default says nothing.
 std::string default_of(const Field& field) {
   std::ostringstream out;
-  std::visit(
-      Overloaded{[&](bool* value) { out << (*value ? "yes" : ""); },
-                 [&](int64_t* value) {
-                   if (!field.word.empty() && *value == field.word_value)
-                     out << field.word;
-                   else
-                     out << *value;
-                 },
-                 [&](double* value) { out << *value; }, [&](std::string* value) { out << *value; }, [](const auto&) {}},
-      field.target);
+  std::visit(Overloaded{[&](bool* value) { out << (*value ? "yes" : ""); },
+                        [&](int64_t* value) {
+                          if (!field.word.empty() && *value == field.word_value)
+                            out << field.word;
+                          else
+                            out << *value;
+                        },
+                        [&](double* value) { out << *value; }, [&](std::string* value) { out << one_line(*value); },
+                        [](const auto&) {}},
+             field.target);
   return field.required ? " (required)" : out.str().empty() ? "" : " (default " + out.str() + ")";
 }
 

@@ -253,7 +253,8 @@ TEST_F(GenerateProgram, AnInterruptedRunGivesWhatThereIs) {
   process.signal(SIGINT);
   const Outcome outcome = process.wait();
   EXPECT_EQ(outcome.code, 130);
-  for (const Json& sample : outcome.json()["samples"]) EXPECT_EQ(sample["finish_reason"], "interrupted");
+  const Json result = outcome.json();
+  for (const Json& sample : result["samples"]) EXPECT_EQ(sample["finish_reason"], "interrupted");
 }
 
 TEST_F(GenerateProgram, AnInterruptWhileReadingEndsAtOnce) {

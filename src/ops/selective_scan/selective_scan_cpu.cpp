@@ -90,17 +90,17 @@ void make_rates(const Tensor& A_log, const Tensor& rates) {
   }
 }
 
-// (10) and (11) for one token and kVectors vectors of channels: advances h (n, kWidth), returns sum_n C h in y.
-template <int kVectors, int64_t kWidth>
+// (10) and (11) for one token and kVectors vectors of channels: advances h (n, `width` apart), returns sum_n C h in y.
+template <int kVectors>
 HWY_INLINE void step(const float* rates, const float* B, const float* C, int64_t states, const Vec (&delta)[kVectors],
-                     const Vec (&input)[kVectors], float* h, Vec (&y)[kVectors]) {
+                     const Vec (&input)[kVectors], float* h, int64_t width, Vec (&y)[kVectors]) {
   const Tag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int v = 0; v < kVectors; ++v) y[v] = hn::Zero(d);
   for (int64_t n = 0; n < states; ++n) {
     const auto b = hn::Set(d, B[n]), c = hn::Set(d, C[n]);
     for (int v = 0; v < kVectors; ++v) {
-      const int64_t i = n * kWidth + v * lanes;
+      const int64_t i = n * width + v * lanes;
       const auto decay = exp2_nonpositive(d, hn::Mul(delta[v], hn::LoadU(d, rates + i)));
       const auto state = hn::MulAdd(decay, hn::LoadU(d, h + i), hn::Mul(input[v], b));
       hn::StoreU(state, d, h + i);
@@ -128,7 +128,7 @@ struct Rows {
 // One token of a block from its i-th channel on: (9) to (12) for kVectors vectors.
 template <int kVectors>
 HWY_INLINE void forward_token(const Rows& rows, const Block& block, int64_t t, int64_t i, const float* rates, float* h,
-                              const Matrix<float>& out) {
+                              int64_t width, const Matrix<float>& out) {
   const Tag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   Vec x[kVectors], delta[kVectors], input[kVectors], y[kVectors];
@@ -141,7 +141,7 @@ HWY_INLINE void forward_token(const Rows& rows, const Block& block, int64_t t, i
     delta[v] = softplus(d, raw);  // (9)
     input[v] = hn::Mul(delta[v], x[v]);
   }
-  step<kVectors, kForwardWidth>(rates + i, rows.B[t], rows.C[t], rows.states(), delta, input, h + i, y);
+  step<kVectors>(rates + i, rows.B[t], rows.C[t], rows.states(), delta, input, h + i, width, y);
   for (int v = 0; v < kVectors; ++v) {
     const int64_t at = i + v * lanes, c = block.first + at;
     const size_t count = block.channels_from(at);
@@ -167,19 +167,27 @@ void selective_scan_forward(const ScanForward& args, Threads& threads) {
   const Tag d;
   const auto lanes = static_cast<int64_t>(hn::Lanes(d));
 
+  // All sequences of a block one after the other: they share its rates.
   threads.parallel(seqs.count() * blocks, [&](int64_t task, int worker) {
-    const auto s = static_cast<size_t>(task / blocks);
+    const auto s = static_cast<size_t>(task % seqs.count());
     const int64_t begin = seqs.offsets[s], end = seqs.offsets[s + 1];
     if (begin == end) return;
-    const int64_t first = task % blocks * kForwardWidth;
+    const int64_t first = task / seqs.count() * kForwardWidth;
     const Block block{first, std::min(kForwardWidth, e - first)};
+    float* carried = states_in_out ? states_in_out + seqs.slots[s] * row : nullptr;
+    if (end - begin == 1 && kept_rates && carried && !starts && block.width == kForwardWidth &&
+        kForwardWidth % (kMostVectors * lanes) == 0) {
+      // One token of a whole block: in place, a copy would cost as much as the step.
+      for (int64_t i = 0; i < kForwardWidth; i += kMostVectors * lanes)
+        forward_token<kMostVectors>(rows, block, begin, i, kept_rates + first, carried + first, e, out);
+      return;
+    }
     float* rates = scratch.matrix<float>()[worker];
     float* h = rates + tile;
     if (kept_rates)
       load_block<kForwardWidth>(kept_rates, e, states, block, rates);
     else
       load_rates<kForwardWidth>(rows.A_log, block, rates);
-    float* carried = states_in_out ? states_in_out + seqs.slots[s] * row : nullptr;
     if (carried)
       load_block<kForwardWidth>(carried, e, states, block, h);
     else
@@ -189,9 +197,9 @@ void selective_scan_forward(const ScanForward& args, Threads& threads) {
         store_block<kForwardWidth>(h, e, states, block, starts + (first_chunk[s] + (t - begin) / kScanChunk) * row);
       int64_t i = 0;
       for (; kMostVectors == 4 && i + 3 * lanes < block.width; i += 4 * lanes)
-        forward_token<4>(rows, block, t, i, rates, h, out);
-      for (; i + lanes < block.width; i += 2 * lanes) forward_token<2>(rows, block, t, i, rates, h, out);
-      for (; i < block.width; i += lanes) forward_token<1>(rows, block, t, i, rates, h, out);
+        forward_token<4>(rows, block, t, i, rates, h, kForwardWidth, out);
+      for (; i + lanes < block.width; i += 2 * lanes) forward_token<2>(rows, block, t, i, rates, h, kForwardWidth, out);
+      for (; i < block.width; i += lanes) forward_token<1>(rows, block, t, i, rates, h, kForwardWidth, out);
     }
     if (carried) store_block<kForwardWidth>(h, e, states, block, carried);
   });

@@ -160,13 +160,20 @@ TEST(SelectiveScan, RatesKeptFromBeforeGiveTheSameBits) {
               .A_log = input("A_log", {e, n}),
               .B = input("B", {t, n}),
               .C = input("C", {t, n})};
-    const Seqs seqs = Seqs::dense(1, t);
-    const Tensor without = selective_scan(ctx, in, seqs, nullptr).value;
-    in.rates = scan_rates(ctx, in.A_log.value);
-    const Tensor with = selective_scan(ctx, in, seqs, nullptr).value;
-    EXPECT_EQ(std::memcmp(with.raw(), without.raw(), static_cast<size_t>(with.bytes())), 0) << "e " << e << " n " << n;
+    // One sequence, then each token a sequence of its own, as in decoding.
+    for (const Seqs& seqs : {Seqs::dense(1, t), Seqs::dense(t, 1)}) {
+      const auto run = [&](const Tensor& rates) {
+        in.rates = rates;
+        Var h{input("h", {t, n, e}).value.clone(), {}};
+        const Tensor y = selective_scan(ctx, in, seqs, &h).value;
+        return std::pair{y, h.value};
+      };
+      const auto without = run({}), with = run(scan_rates(ctx, in.A_log.value));
+      for (const auto& [a, b] : {std::pair{without.first, with.first}, {without.second, with.second}})
+        EXPECT_EQ(std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.bytes())), 0) << "e " << e << " n " << n;
+    }
     in.rates = in.rates.columns(0, 1);
-    EXPECT_THROW(selective_scan(ctx, in, seqs, nullptr), Error);
+    EXPECT_THROW(selective_scan(ctx, in, Seqs::dense(1, t), nullptr), Error);
   }
 }
 

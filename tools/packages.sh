@@ -10,7 +10,7 @@ ninja-build          runs the build
 libhwy-dev           Highway: portable SIMD, instructions chosen when the program runs
 libopenblas-dev      matrix products on the CPU
 nlohmann-json3-dev   reads and writes JSON
-libedit-dev          edits the line of `ssm generate --interactive` (BSD licence; readline's would bind the program)
+libedit-dev          edits the line of `ssm generate --interactive` (BSD licence; GNU readline would bind the program)
 libpcre2-dev         PCRE2: the regular expressions of tokenizer files
 libutf8proc-dev      utf8proc: Unicode normal forms
 libsentencepiece-dev reads SentencePiece tokenizers

@@ -4,6 +4,7 @@
 
 #include <cmath>
 
+#include "mixers/dt_bias.h"
 #include "ops/conv1d/conv1d.h"
 #include "ops/linear/linear.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -11,15 +12,6 @@
 
 namespace ssm {
 namespace {
-
-// softplus(bias) is log-uniform in [dt_min, dt_max], with a floor: bias = dt + ln(1 - e^-dt) inverts softplus.
-Init dt_bias_init(const MambaConfig& config) {
-  const double low = std::log(config.dt_min), high = std::log(config.dt_max), floor = config.dt_init_floor;
-  return Init::custom([=](const Rng& rng, int64_t i) {
-    const double dt = std::max(floor, std::exp(low + (high - low) * rng.uniform(static_cast<uint64_t>(i))));
-    return dt + std::log(-std::expm1(-dt));
-  });
-}
 
 // S4D-Real: A_n = -n for n = 1 .. N in every channel.
 Init s4d_real_init(int64_t states) {
@@ -87,7 +79,8 @@ Mamba::Mamba(const Params& params, const MambaConfig& config, int64_t d_model, i
   if (config.conv_bias) conv_bias_ = params.get("conv1d.bias", {e_}, Init::fan_in(w_), f32_no_decay);
   x_proj_ = params.get("x_proj.weight", {r_ + 2 * n_, e_}, Init::fan_in(e_));
   dt_proj_ = params.get("dt_proj.weight", {e_, r_}, dt_init);
-  dt_bias_ = params.get("dt_proj.bias", {e_}, dt_bias_init(config), f32_no_decay);
+  dt_bias_ =
+      params.get("dt_proj.bias", {e_}, dt_bias_init(config.dt_min, config.dt_max, config.dt_init_floor), f32_no_decay);
   A_log_ = params.get("A_log", {e_, n_}, s4d_real_init(n_), f32_no_decay);
   D_ = params.get("D", {e_}, one, f32_no_decay);
   // One residual branch a layer: their sum keeps its size at any depth (GPT-2's rule, as the reference applies it).

@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "mixers/dt_bias.h"
 #include "ops/conv1d/conv1d.h"
 #include "ops/gated_rms_norm/gated_rms_norm.h"
 #include "ops/linear/linear.h"
@@ -10,15 +11,6 @@
 
 namespace ssm {
 namespace {
-
-// softplus(bias) is log-uniform in [dt_min, dt_max], with a floor: bias = dt + ln(1 - e^-dt) inverts softplus.
-Init dt_bias_init(const Mamba2Config& config) {
-  const double low = std::log(config.dt_min), high = std::log(config.dt_max), floor = config.dt_init_floor;
-  return Init::custom([=](const Rng& rng, int64_t i) {
-    const double dt = std::max(floor, std::exp(low + (high - low) * rng.uniform(static_cast<uint64_t>(i))));
-    return dt + std::log(-std::expm1(-dt));
-  });
-}
 
 // -A is uniform in the range.
 Init A_log_init(const std::vector<double>& range) {
@@ -124,7 +116,8 @@ Mamba2::Mamba2(const Params& params, const Mamba2Config& config, int64_t d_model
   conv_weight_ = params.get("conv1d.weight", {xBC, 1, w_},
                             std::isnan(config.conv_init) ? conv_default : Init::uniform(config.conv_init), f32);
   if (config.conv_bias) conv_bias_ = params.get("conv1d.bias", {xBC}, conv_default, f32_no_decay);
-  dt_bias_ = params.get("dt_bias", {m_}, dt_bias_init(config), f32_no_decay);
+  dt_bias_ =
+      params.get("dt_bias", {m_}, dt_bias_init(config.dt_min, config.dt_max, config.dt_init_floor), f32_no_decay);
   A_log_ = params.get("A_log", {m_}, A_log_init(config.A_init_range), f32_no_decay);
   D_ = params.get("D", {config.D_has_hdim ? e_ : m_}, one, f32_no_decay);
   if (config.rmsnorm) norm_ = params.get("norm.weight", {e_}, one, f32_no_decay);

@@ -35,8 +35,9 @@ struct Engine::Parts {
   }
 
   const Tokenizer& text_side() const {
-    require(static_cast<bool>(tokenizer),
-            "this model has no tokenizer that can be read; name one (EngineOptions::tokenizer), or give ids");
+    require(
+        static_cast<bool>(tokenizer),
+        problem.empty() ? "this model has no tokenizer; name one (EngineOptions::tokenizer), or give ids" : problem);
     return *tokenizer;
   }
   std::string bytes_of(int64_t id) const {
@@ -45,6 +46,7 @@ struct Engine::Parts {
 
   std::unique_ptr<Model> model;
   std::unique_ptr<Tokenizer> tokenizer;  // null: ids alone
+  std::string problem;                   // why the model's own tokenizer cannot be used; "": it has none
   Threads threads;
   std::unique_ptr<Optimizer> optimizer;
   int64_t steps = 0;
@@ -70,8 +72,11 @@ Engine::~Engine() = default;
 
 Engine Engine::open(const std::filesystem::path& model, const EngineOptions& options) {
   auto opened = Model::open(model, model_options(options));
-  auto tokenizer = model_tokenizer_if_any(model, opened->config(), options.tokenizer);
-  return Engine(std::make_shared<Parts>(std::move(opened), std::move(tokenizer), options.threads));
+  std::string problem;
+  auto tokenizer = model_tokenizer_if_any(model, opened->config(), options.tokenizer, &problem);
+  auto parts = std::make_shared<Parts>(std::move(opened), std::move(tokenizer), options.threads);
+  parts->problem = problem;
+  return Engine(std::move(parts));
 }
 
 Engine Engine::create(std::string_view config_json, uint64_t seed, const EngineOptions& options) {

@@ -1,4 +1,5 @@
-// Where an op runs. `ref` is the plain loops that define every op, in f32 or f64; `cpu` is SIMD and threads.
+// Where an op runs. `ref` is the plain loops that define every op, in f32 or f64; `cpu` is SIMD and threads; `cuda` is
+// one GPU. ref and cpu share the host's memory, each GPU has its own.
 #pragma once
 
 #include <string>
@@ -19,8 +20,12 @@ struct Device {
 
   static Device ref() { return {Kind::ref, 0}; }
   static Device cpu() { return {Kind::cpu, 0}; }
-  static Device named(std::string_view name);  // auto | cpu | cuda | cuda:N | ref; throws Error with the choices
+  static Device cuda(int index = 0) { return {Kind::cuda, index}; }
+  // auto | cpu | cuda | cuda:N | ref; auto: the first GPU, else cpu. Throws Error with the choices, or with the reason
+  // why there is no such GPU.
+  static Device named(std::string_view name);
   bool is_ref() const { return kind == Kind::ref; }
+  bool is_cuda() const { return kind == Kind::cuda; }
   bool operator==(const Device&) const = default;
 };
 

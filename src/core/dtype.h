@@ -1,4 +1,5 @@
-// Element types. bf16 and f16 are storage types: arithmetic happens in f32. f64 is known to Device::ref alone.
+// Element types. bf16 and f16 are storage types: arithmetic happens in f32 (and in the matrix units of a GPU, which sum
+// in f32). f64 is known to Device::ref alone.
 #pragma once
 
 #include <bit>
@@ -14,6 +15,8 @@ int64_t bytes_of(DType dtype);
 std::string_view name_of(DType dtype);                    // "f32"
 std::optional<DType> dtype_named(std::string_view name);  // the inverse
 bool is_float(DType dtype);
+// What sums, states and statistics of such elements are kept in: f64 for f64, else f32.
+constexpr DType accumulator_of(DType dtype) { return dtype == DType::f64 ? DType::f64 : DType::f32; }
 
 // bfloat16: the upper half of a float; rounding to nearest even, NaN stays NaN.
 struct BF16 {

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/cuda.h"
 #include "core/error.h"
 
 namespace ssm {
@@ -57,7 +58,9 @@ std::byte* from_system(int64_t size) {
 
 }  // namespace
 
-std::shared_ptr<std::byte> allocate_bytes(int64_t bytes) {
+std::shared_ptr<std::byte> allocate_bytes(int64_t bytes, const Device& device) {
+  if constexpr (kHasCuda)
+    if (device.is_cuda()) return cuda::allocate_bytes(bytes, device);
   require(bytes >= 0 && bytes <= (int64_t{1} << 46), "cannot allocate ", bytes, " bytes for a tensor");
   const int64_t size = size_class(bytes);
   Cache& all = cache();
@@ -90,17 +93,23 @@ std::shared_ptr<std::byte> allocate_bytes(int64_t bytes) {
   return {block, [size](std::byte* p) { give_back(p, size); }};
 }
 
-MemoryStats memory_stats() {
+MemoryStats memory_stats(const Device& device) {
+  if constexpr (kHasCuda)
+    if (device.is_cuda()) return cuda::memory_stats(device);
   const std::lock_guard lock(cache().mutex);
   return cache().stats;
 }
 
-void reset_memory_peak() {
+void reset_memory_peak(const Device& device) {
+  if constexpr (kHasCuda)
+    if (device.is_cuda()) return cuda::reset_memory_peak(device);
   const std::lock_guard lock(cache().mutex);
   cache().stats.peak = cache().stats.in_use;
 }
 
-void release_cached_memory() {
+void release_cached_memory(const Device& device) {
+  if constexpr (kHasCuda)
+    if (device.is_cuda()) return cuda::release_cached_memory(device);
   Cache& all = cache();
   const std::lock_guard lock(all.mutex);
   for (auto& [size, blocks] : all.free)

@@ -46,7 +46,16 @@ Tensor ParamStore::initial_value(const Param& param) const {
     else
       value.data<float>()[i] = static_cast<float>(drawn);
   }
-  return value.to(like.dtype());
+  return value;
+}
+
+// The values of `from` where they belong, as the parameter's own.
+void ParamStore::place(Param& param, const Tensor& from, DType dtype) const {
+  param.var.value = Tensor::empty(from.shape(), dtype, options_.device);
+  const bool narrow = options_.trainable && dtype != DType::f32 && dtype != DType::f64;
+  if (narrow) param.master = Tensor::empty(from.shape(), DType::f32, options_.device);
+  if (narrow) param.master.copy_from(from);
+  param.var.value.copy_from(narrow ? param.master : from);
 }
 
 int64_t ParamStore::count() const {
@@ -95,17 +104,18 @@ Var Params::get(std::string_view name, const Shape& shape, const Init& init, Fla
     require(value.shape() == shape, param->name, " is ", value.shape(), ", config says ", shape);
     require(is_float(value.dtype()), param->name, " holds ", name_of(value.dtype()), ", expected floating point");
     if (options.as_stored && !flags.keep_f32 && value.dtype() != DType::f64) dtype = value.dtype();
-    const bool keep = value.dtype() == dtype && value.contiguous() && !options.trainable;
-    param->var.value = keep ? value : Tensor::empty(shape, dtype);
-    if (!keep) param->var.value.copy_from(value);
+    const bool keep = value.dtype() == dtype && value.contiguous() && !options.trainable && !options.device.is_cuda();
+    param->var.value = value;
+    if (!keep) store_->place(*param, value, dtype);
   } else {
     param->var.value = Tensor::borrow(nullptr, shape, dtype, nullptr);
-    if (!options.shapes_only) param->var.value = store_->initial_value(*param);
+    if (!options.shapes_only) store_->place(*param, store_->initial_value(*param), dtype);
   }
   if (options.trainable) {
     param->var.grad = std::make_shared<Grad>();
     param->var.grad->shape = shape;
-    param->var.grad->dtype = dtype;
+    param->var.grad->dtype = param->exact().dtype();
+    param->var.grad->device = options.device;
   }
   store_->by_name_[param->name] = param.get();
   store_->params_.push_back(std::move(param));

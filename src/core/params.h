@@ -45,6 +45,9 @@ struct Param {
   Var var;
   Flags flags;
   Init init;
+  Tensor master;  // trainable bf16 and f16: the same in f32, which the optimiser changes; else absent
+
+  const Tensor& exact() const { return master ? master : var.value; }
 };
 
 using TensorMap = std::map<std::string, Tensor>;
@@ -57,6 +60,7 @@ class ParamStore {
     const TensorMap* source = nullptr;  // values by name; null: initialise
     bool as_stored = false;             // f32, bf16 and f16 of the source keep their dtype, whatever `dtype` is
     bool trainable = false;             // keep gradients; values are copies, never views of a mapped file
+    Device device = {};                 // where values and gradients live
     bool shapes_only = false;           // no values: for counting a model that need not fit into memory
   };
   explicit ParamStore(const Options& options) : options_(options) {}
@@ -64,6 +68,7 @@ class ParamStore {
   ParamStore& operator=(const ParamStore&) = delete;
 
   DType dtype() const { return options_.dtype; }
+  const Device& device() const { return options_.device; }
   // After the model is built: throws Error if the source holds a tensor nobody asked for, except those named here.
   void expect_all_used(std::string_view where, const std::vector<std::string>& allowed = {}) const;
 
@@ -72,14 +77,15 @@ class ParamStore {
   // In the order of declaration, which is the order a token meets them. Stable addresses.
   const std::vector<std::unique_ptr<Param>>& all() const { return params_; }
   Param* find(std::string_view name) const;
-  Tensor initial_value(const Param& param) const;  // drawn anew, in the parameter's dtype
+  Tensor initial_value(const Param& param) const;  // drawn anew on the host, f32 or f64
   int64_t count() const;                           // elements
-  int64_t bytes() const;
-  void forget_gradients();  // the next write assigns
+  int64_t bytes() const;                           // of the values
+  void forget_gradients();                         // the next write assigns
   void mark_on(Tape& tape) const;
 
  private:
   friend class Params;
+  void place(Param& param, const Tensor& from, DType dtype) const;
   Options options_;
   std::vector<std::unique_ptr<Param>> params_;
   std::map<std::string_view, Param*> by_name_;

@@ -3,6 +3,8 @@
 // all this one case.
 #pragma once
 
+#include <map>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -21,6 +23,28 @@ struct Seqs {
 
   static Seqs dense(int64_t count, int64_t length);  // slots 0, 1, ...
   static Seqs ragged(std::span<const int64_t> lengths, std::span<const int64_t> slots = {});
+  // One token each, with the slots, i64 (count), on a GPU, where they may change between calls: those of `slots` here
+  // are then no more than places.
+  static Seqs singles(const Tensor& device_slots);
+
+  // The same on a GPU, i64, for kernels: made when first asked for and shared with the copies of this, so a Seqs that
+  // was used does not change any more.
+  struct Tables {
+    Tensor offsets, slots;  // (count + 1), (count)
+  };
+  const Tables& tables(const Device& device) const;
+  // All sequences cut into pieces of at most `length` rows, sequence after sequence: i64 (pieces, 4), each the
+  // sequence, the first row, the rows, and which piece of its sequence it is.
+  const Tensor& pieces(const Device& device, int64_t length) const;
+
+ private:
+  struct Cache {
+    Device device;
+    Tables tables;
+    std::map<int64_t, Tensor> pieces;
+  };
+  Cache& cache(const Device& device) const;
+  mutable std::shared_ptr<Cache> cache_;
 };
 
 }  // namespace ssm

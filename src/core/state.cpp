@@ -20,9 +20,10 @@ int64_t bytes_of(const StateSpec& spec) {
   return bytes;
 }
 
-StatePool::StatePool(StateSpec spec, int64_t slots) : spec_(std::move(spec)), slots_(slots) {
+StatePool::StatePool(StateSpec spec, int64_t slots, const Device& device)
+    : spec_(std::move(spec)), slots_(slots), device_(device) {
   for (const StateEntry& entry : spec_)
-    rows_.push_back({Tensor::zeros(with_slots(slots, entry.shape), entry.dtype), {}});
+    rows_.push_back({Tensor::zeros(with_slots(slots, entry.shape), entry.dtype, device), {}});
   for (Slot slot = slots; slot-- > 0;) free_.push_back(slot);
 }
 
@@ -39,26 +40,28 @@ void StatePool::release(Slot slot) {
   free_.push_back(slot);
 }
 
-int64_t StatePool::row_bytes(size_t entry) const { return spec_[entry].shape.count() * bytes_of(spec_[entry].dtype); }
-
-std::byte* StatePool::row(size_t entry, Slot slot) const {
+Tensor StatePool::row(size_t entry, Slot slot) const {
   DCHECK(0 <= slot && slot < slots_);
-  return static_cast<std::byte*>(rows_[entry].value.raw()) + slot * row_bytes(entry);
+  return rows_[entry].value.rows(slot, slot + 1);
 }
 
 void StatePool::zero(Slot slot) {
-  for (size_t i = 0; i < spec_.size(); ++i) std::memset(row(i, slot), 0, static_cast<size_t>(row_bytes(i)));
+  for (size_t i = 0; i < spec_.size(); ++i) row(i, slot).fill_zero();
 }
 
 void StatePool::copy(Slot from, Slot to) {
   if (from == to) return;
-  for (size_t i = 0; i < spec_.size(); ++i) std::memcpy(row(i, to), row(i, from), static_cast<size_t>(row_bytes(i)));
+  for (size_t i = 0; i < spec_.size(); ++i) row(i, to).copy_from(row(i, from));
 }
 
 std::vector<std::byte> StatePool::save(Slot slot) const {
   std::vector<std::byte> bytes;
   bytes.reserve(static_cast<size_t>(bytes_of(spec_)));
-  for (size_t i = 0; i < spec_.size(); ++i) bytes.insert(bytes.end(), row(i, slot), row(i, slot) + row_bytes(i));
+  for (size_t i = 0; i < spec_.size(); ++i) {
+    const Tensor mine = row(i, slot).on(Device::cpu());
+    const auto* begin = static_cast<const std::byte*>(mine.raw());
+    bytes.insert(bytes.end(), begin, begin + mine.bytes());
+  }
   return bytes;
 }
 
@@ -66,8 +69,12 @@ void StatePool::restore(Slot slot, std::span<const std::byte> bytes) {
   require(static_cast<int64_t>(bytes.size()) == bytes_of(spec_), "a state of ", bytes.size(),
           " bytes; this model's state has ", bytes_of(spec_));
   const std::byte* from = bytes.data();
-  for (size_t i = 0; i < spec_.size(); from += row_bytes(i), ++i)
-    std::memcpy(row(i, slot), from, static_cast<size_t>(row_bytes(i)));
+  for (size_t i = 0; i < spec_.size(); ++i) {
+    const Tensor mine = row(i, slot), saved = Tensor::empty(mine.shape(), mine.dtype());
+    std::memcpy(saved.raw(), from, static_cast<size_t>(mine.bytes()));
+    mine.copy_from(saved);
+    from += mine.bytes();
+  }
 }
 
 }  // namespace ssm

@@ -27,13 +27,14 @@ using State = std::span<Var>;
 class StatePool {
  public:
   using Slot = int64_t;
-  StatePool(StateSpec spec, int64_t slots);
+  StatePool(StateSpec spec, int64_t slots, const Device& device = Device::cpu());
 
   Slot acquire();  // a zeroed slot; throws Error when all are taken
   void release(Slot slot);
   void zero(Slot slot);
   void copy(Slot from, Slot to);
   int64_t slots() const { return slots_; }
+  const Device& device() const { return device_; }
   const StateSpec& spec() const { return spec_; }
   State state() { return rows_; }
 
@@ -42,10 +43,10 @@ class StatePool {
   void restore(Slot slot, std::span<const std::byte> bytes);
 
  private:
-  std::byte* row(size_t entry, Slot slot) const;
-  int64_t row_bytes(size_t entry) const;
+  Tensor row(size_t entry, Slot slot) const;  // (1, entry's shape)
   StateSpec spec_;
   int64_t slots_;
+  Device device_;
   std::vector<Var> rows_;
   std::vector<Slot> free_;
 };

@@ -9,7 +9,7 @@ const Tensor& Grad::storage() {
     if (whole)
       value = whole->storage().columns(first_column, first_column + shape[-1]);
     else
-      value = Tensor::empty(shape, dtype);
+      value = Tensor::empty(shape, dtype, device);
   }
   return value;
 }
@@ -17,7 +17,7 @@ const Tensor& Grad::storage() {
 GradOut::GradOut(const GradPtr& grad) : grad_(grad) {
   if (!grad) return;
   add_ = grad->written;
-  out = add_ ? Tensor::empty(grad->shape, grad->dtype) : grad->storage();
+  out = add_ ? Tensor::empty(grad->shape, grad->dtype, grad->device) : grad->storage();
 }
 
 GradOut::~GradOut() {
@@ -56,6 +56,7 @@ Var Tape::variable(Tensor value) const {
   auto grad = std::make_shared<Grad>();
   grad->shape = value.shape();
   grad->dtype = value.dtype();
+  grad->device = value.device();
   return {std::move(value), std::move(grad)};
 }
 
@@ -71,7 +72,8 @@ void Tape::record(const char* op, std::vector<Saved> saved, std::vector<GradPtr>
 void Tape::backward(const Var& loss, double seed) {
   require(loss.value.count() == 1, "backward starts from one number, found shape ", loss.value.shape());
   const std::vector<double> one = {seed};
-  backward({{loss, Tensor::of(one).to(loss.value.dtype()).reshape(loss.value.shape())}});
+  const Tensor start = Tensor::of(one).to(loss.value.dtype()).reshape(loss.value.shape());
+  backward({{loss, start.on(loss.value.device())}});
 }
 
 void Tape::backward(const std::vector<std::pair<Var, Tensor>>& seeds) {

@@ -21,6 +21,7 @@ namespace ssm {
 struct Grad {
   Shape shape;
   DType dtype = DType::f32;
+  Device device;
   Tensor value;
   bool written = false;
   std::shared_ptr<Grad> whole;  // for a part made by split: the gradient it is some columns of

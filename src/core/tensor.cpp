@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/cuda.h"
 #include "core/memory.h"
 
 namespace ssm {
@@ -49,6 +50,25 @@ To convert(From value) {
     return static_cast<To>(value);
 }
 
+// Copies that touch a GPU. Bytes cross between memories contiguous and in the source's dtype; what else is to change
+// is done on the GPU, which is faster at it.
+void copy_across(const Tensor& to, const Tensor& from) {
+  if (to.device().is_cuda() && from.device() == to.device()) return cuda::copy(to, from);
+  const bool same = to.dtype() == from.dtype() && to.contiguous();
+  if (!to.device().is_cuda()) {  // GPU to host
+    const Tensor dense = from.contiguous() && to.dtype() == from.dtype() ? from : from.clone().to(to.dtype());
+    const Tensor landing = same ? to : Tensor::empty(to.shape(), to.dtype());
+    cuda::download(landing.raw(), dense.raw(), dense.bytes(), dense.device());
+    if (!same) to.copy_from(landing);
+    return;
+  }
+  if (from.device().is_cuda()) return to.copy_from(from.on(Device::cpu()));  // between GPUs
+  const Tensor dense = from.contiguous() ? from : from.clone();
+  const Tensor landing = same ? to : Tensor::empty(to.shape(), from.dtype(), to.device());
+  cuda::upload(landing.raw(), dense.raw(), dense.bytes(), to.device());
+  if (!same) cuda::copy(to, landing);
+}
+
 template <class F>
 void with_float_type(DType dtype, const F& f) {
   switch (dtype) {
@@ -82,28 +102,30 @@ std::ostream& operator<<(std::ostream& out, const Shape& shape) {
   return out << ')';
 }
 
-Tensor Tensor::empty(const Shape& shape, DType dtype) {
+Tensor Tensor::empty(const Shape& shape, DType dtype, const Device& device) {
   int64_t bytes = bytes_of(dtype);
   for (const int64_t size : shape)
     require(size >= 0 && !__builtin_mul_overflow(bytes, size, &bytes), "a tensor of shape ", shape,
             " does not fit in memory");
-  auto block = allocate_bytes(bytes);
-  return borrow(block.get(), shape, dtype, block);
+  auto block = allocate_bytes(bytes, device);
+  return borrow(block.get(), shape, dtype, block, nullptr, device);
 }
 
-Tensor Tensor::zeros(const Shape& shape, DType dtype) {
-  Tensor result = empty(shape, dtype);
+Tensor Tensor::zeros(const Shape& shape, DType dtype, const Device& device) {
+  Tensor result = empty(shape, dtype, device);
   result.fill_zero();
   return result;
 }
 
-Tensor Tensor::borrow(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner, const Shape* strides) {
+Tensor Tensor::borrow(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner, const Shape* strides,
+                      const Device& device) {
   Tensor result;
   result.data_ = data;
   result.owner_ = std::move(owner);
   result.shape_ = shape;
   result.strides_ = strides ? *strides : row_major(shape);
   result.dtype_ = dtype;
+  result.device_ = device.is_cuda() ? device : Device::cpu();
   return result;
 }
 
@@ -128,37 +150,46 @@ bool Tensor::contiguous() const {
 
 void Tensor::check_type(DType expected) const {
   require(!data_ || dtype_ == expected, "expected elements of ", name_of(expected), ", found ", name_of(dtype_));
+  require(!device_.is_cuda(), "elements of a tensor on ", name_of(device_), " asked for on the host");
 }
 
 Tensor Tensor::reshape(const Shape& shape) const {
   require(contiguous() && shape.count() == count(), "cannot see a tensor of shape ", shape_, " as ", shape);
-  return borrow(data_, shape, dtype_, owner_);
+  return borrow(data_, shape, dtype_, owner_, nullptr, device_);
 }
 
 Tensor Tensor::rows(int64_t begin, int64_t end) const {
   DCHECK(0 <= begin && begin <= end && end <= size(0));
   Shape shape = shape_;
   shape[0] = end - begin;
-  return borrow(at(begin * strides_[0]), shape, dtype_, owner_, &strides_);
+  return borrow(at(begin * strides_[0]), shape, dtype_, owner_, &strides_, device_);
 }
 
 Tensor Tensor::columns(int64_t begin, int64_t end) const {
   DCHECK(0 <= begin && begin <= end && end <= size(-1));
   Shape shape = shape_;
   shape[-1] = end - begin;
-  return borrow(at(begin * strides_[-1]), shape, dtype_, owner_, &strides_);
+  return borrow(at(begin * strides_[-1]), shape, dtype_, owner_, &strides_, device_);
 }
 
 Tensor Tensor::clone() const {
   if (!data_) return {};
-  Tensor result = empty(shape_, dtype_);
+  Tensor result = empty(shape_, dtype_, device_);
   result.copy_from(*this);
   return result;
 }
 
 Tensor Tensor::to(DType dtype) const {
   if (!data_ || dtype == dtype_) return *this;
-  Tensor result = empty(shape_, dtype);
+  Tensor result = empty(shape_, dtype, device_);
+  result.copy_from(*this);
+  return result;
+}
+
+Tensor Tensor::on(const Device& device) const {
+  const Device place = device.is_cuda() ? device : Device::cpu();
+  if (!data_ || place == device_) return *this;
+  Tensor result = empty(shape_, dtype_, place);
   result.copy_from(*this);
   return result;
 }
@@ -166,6 +197,8 @@ Tensor Tensor::to(DType dtype) const {
 void Tensor::copy_from(const Tensor& source) const {
   require(shape_ == source.shape_, "cannot copy a tensor of shape ", source.shape_, " to one of shape ", shape_);
   if (count() == 0) return;
+  if constexpr (kHasCuda)
+    if (device_.is_cuda() || source.device_.is_cuda()) return copy_across(*this, source);
   if (dtype_ == source.dtype_ && contiguous() && source.contiguous()) {
     std::memmove(data_, source.data_, static_cast<size_t>(bytes()));
     return;
@@ -197,6 +230,8 @@ void Tensor::copy_from(const Tensor& source) const {
 
 void Tensor::fill_zero() const {
   if (count() == 0) return;
+  if constexpr (kHasCuda)
+    if (device_.is_cuda()) return cuda::fill_zero(*this);
   if (contiguous()) {
     std::memset(data_, 0, static_cast<size_t>(bytes()));
     return;
@@ -210,6 +245,8 @@ void Tensor::add(const Tensor& other) const {
   require(shape_ == other.shape_ && dtype_ == other.dtype_, "cannot add ", name_of(other.dtype_), " ", other.shape_,
           " to ", name_of(dtype_), " ", shape_);
   if (count() == 0) return;
+  if constexpr (kHasCuda)
+    if (device_.is_cuda()) return cuda::add(*this, other);
   const auto add_runs = [&]<class T>(T) {
     T* to = static_cast<T*>(data_);
     const T* from = static_cast<const T*>(other.data_);

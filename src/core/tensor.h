@@ -1,5 +1,6 @@
-// A tensor is a handle to memory: shape, strides in elements, dtype. Copying the handle shares the elements; views
-// share them too. Sizes are 64-bit. Memory lives on the host; elements are reached with data<T>() or matrix<T>().
+// A tensor is a handle to memory: shape, strides in elements, dtype, and where the memory is. Copying the handle shares
+// the elements; views share them too. Sizes are 64-bit. Elements in the host's memory are reached with data<T>() or
+// matrix<T>(); those of a GPU are reached by kernels, and by on(Device::cpu()), which brings a copy.
 #pragma once
 
 #include <array>
@@ -11,6 +12,7 @@
 #include <span>
 #include <vector>
 
+#include "core/device.h"
 #include "core/dtype.h"
 #include "core/error.h"
 
@@ -48,12 +50,12 @@ struct Matrix {
 
 class Tensor {
  public:
-  Tensor() = default;                                    // no elements: "absent" wherever an argument is optional
-  static Tensor empty(const Shape& shape, DType dtype);  // uninitialised
-  static Tensor zeros(const Shape& shape, DType dtype);
+  Tensor() = default;  // no elements: "absent" wherever an argument is optional
+  static Tensor empty(const Shape& shape, DType dtype, const Device& device = Device::cpu());  // uninitialised
+  static Tensor zeros(const Shape& shape, DType dtype, const Device& device = Device::cpu());
   // Elements owned by somebody else, kept alive by `owner`; strides in elements, row-major when left out.
   static Tensor borrow(void* data, const Shape& shape, DType dtype, std::shared_ptr<void> owner,
-                       const Shape* strides = nullptr);
+                       const Shape* strides = nullptr, const Device& device = Device::cpu());
   template <class T>
   static Tensor of(std::span<const T> values, const Shape& shape);  // a copy of values
   template <class T>
@@ -69,6 +71,7 @@ class Tensor {
   int64_t count() const { return shape_.count(); }
   int64_t bytes() const { return count() * bytes_of(dtype_); }
   DType dtype() const { return dtype_; }
+  const Device& device() const { return device_; }  // cpu for all of the host's memory
   bool contiguous() const;
   void* raw() const { return data_; }
   const void* storage() const { return owner_.get(); }  // equal for tensors that share memory
@@ -95,7 +98,8 @@ class Tensor {
   Tensor columns(int64_t begin, int64_t end) const;  // view of the last dimension
   Tensor clone() const;                              // contiguous copy
   Tensor to(DType dtype) const;                      // converted contiguous copy, or itself
-  void copy_from(const Tensor& source) const;        // same shape; converts between float types
+  Tensor on(const Device& device) const;             // contiguous copy in that memory, or itself
+  void copy_from(const Tensor& source) const;        // same shape, any place; converts between float types
   void fill_zero() const;
   void add(const Tensor& other) const;  // this += other, same shape and float dtype
 
@@ -107,6 +111,7 @@ class Tensor {
   std::shared_ptr<void> owner_;
   Shape shape_, strides_;
   DType dtype_ = DType::f32;
+  Device device_;
 };
 
 template <class T>

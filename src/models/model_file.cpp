@@ -203,7 +203,7 @@ void write_new_model(const Path& directory, const ModelConfig& config, uint64_t 
   for (const auto& param : declared.all()) {
     const Tensor& value = param->var.value;
     sources.push_back({published_name(param->name, options.naming), value.dtype(), value.shape(),
-                       [&declared, at = param.get()] { return declared.initial_value(*at); }});
+                       [&declared, at = param.get()] { return declared.initial_value(*at).to(at->var.value.dtype()); }});
   }
   const std::string json = options.naming == Naming::huggingface ? to_huggingface(config, dtype) : config.json();
   write_checkpoint(directory, json, sources, options.shard_bytes);

@@ -31,9 +31,9 @@ Var conv1d(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias, Act
                      .state = w > 1 ? before.value : Tensor(),  // a width of 1 carries nothing
                      .seqs = seqs,
                      .activation = activation};
-  args.y = Tensor::empty(shape, x.value.dtype());
+  args.y = Tensor::empty(shape, x.value.dtype(), ctx.device);
   args.new_state = ctx.tape ? args.state.clone() : args.state;
-  ctx.device.is_ref() ? ref::conv1d_forward(args, *ctx.threads) : cpu::conv1d_forward(args, *ctx.threads);
+  SSM_RUN(ctx.device, *ctx.threads, conv1d_forward, args);
 
   const Var y = ctx.output(args.y);
   if (!ctx.tape) return y;
@@ -59,7 +59,7 @@ Var conv1d(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias, Act
                      if (weight_out.out) back.dweight = weight_out.out.reshape(back.weight.shape());
                      back.dbias = bias_out.out;
                      back.dstate = state_out.out;
-                     device.is_ref() ? ref::conv1d_backward(back, *threads) : cpu::conv1d_backward(back, *threads);
+                     SSM_RUN(device, *threads, conv1d_backward, back);
                    });
   return y;
 }

@@ -52,6 +52,10 @@ namespace cpu {
 void conv1d_forward(const Conv1dForward&, Threads&);
 void conv1d_backward(const Conv1dBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void conv1d_forward(const Conv1dForward&, Stream);
+void conv1d_backward(const Conv1dBackward&, Stream);
+}  // namespace cuda
 
 // X of (1): where its rows are.
 template <class T>

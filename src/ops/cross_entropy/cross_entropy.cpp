@@ -4,7 +4,8 @@
 namespace ssm {
 namespace {
 
-Targets check_targets(const char* op, const Tensor& ids, int64_t rows, int64_t vocab, int64_t ignore) {
+// The ids come on the host, where they are checked; the kernels get them where they run.
+Targets check_targets(const Ctx& ctx, const char* op, const Tensor& ids, int64_t rows, int64_t vocab, int64_t ignore) {
   require(ids.dtype() == DType::i64 && ids.shape() == Shape{rows}, op, ": targets are ", name_of(ids.dtype()), " ",
           ids.shape(), ", expected i64 (", rows, ")");
   Targets targets{.ids = ids, .ignore = ignore, .counted = 0};
@@ -15,18 +16,19 @@ Targets check_targets(const char* op, const Tensor& ids, int64_t rows, int64_t v
             " to leave the position out");
     targets.counted += id != ignore;
   }
+  targets.ids = ids.on(ctx.device);
   return targets;
 }
 
-LinearCrossEntropyForward check_linear(const char* op, const Tensor& x, const Tensor& weight, const Tensor& targets,
-                                       int64_t ignore) {
+LinearCrossEntropyForward check_linear(const Ctx& ctx, const char* op, const Tensor& x, const Tensor& weight,
+                                       const Tensor& targets, int64_t ignore) {
   require(x.rank() == 2 && weight.rank() == 2 && x.size(1) == weight.size(1), op, ": x is ", x.shape(), ", weight ",
           weight.shape(), "; expected (t, d) and (vocab, d)");
   return {.x = x,
           .weight = weight,
-          .targets = check_targets(op, targets, x.size(0), weight.size(0), ignore),
-          .losses = Tensor::empty({x.size(0)}, x.dtype()),
-          .loss = Tensor::empty({1}, x.dtype())};
+          .targets = check_targets(ctx, op, targets, x.size(0), weight.size(0), ignore),
+          .losses = Tensor::empty({x.size(0)}, accumulator_of(x.dtype()), ctx.device),
+          .loss = Tensor::empty({1}, accumulator_of(x.dtype()), ctx.device)};
 }
 
 }  // namespace
@@ -34,41 +36,40 @@ LinearCrossEntropyForward check_linear(const char* op, const Tensor& x, const Te
 Var cross_entropy(const Ctx& ctx, const Var& logits, const Tensor& targets, int64_t ignore) {
   const Shape& shape = logits.value.shape();
   require(shape.rank() == 2, "cross_entropy: logits are ", shape, ", expected (t, vocab)");
-  const DType dtype = logits.value.dtype();
+  const DType dtype = accumulator_of(logits.value.dtype());
   const CrossEntropyForward args{.logits = logits.value,
-                                 .targets = check_targets("cross_entropy", targets, shape[0], shape[1], ignore),
-                                 .losses = Tensor::empty({shape[0]}, dtype),
-                                 .loss = Tensor::empty({1}, dtype)};
-  ctx.device.is_ref() ? ref::cross_entropy_forward(args, *ctx.threads) : cpu::cross_entropy_forward(args, *ctx.threads);
+                                 .targets = check_targets(ctx, "cross_entropy", targets, shape[0], shape[1], ignore),
+                                 .losses = Tensor::empty({shape[0]}, dtype, ctx.device),
+                                 .loss = Tensor::empty({1}, dtype, ctx.device)};
+  SSM_RUN(ctx.device, *ctx.threads, cross_entropy_forward, args);
 
   const Var loss = ctx.output(args.loss);
   if (ctx.tape) {
-    ctx.tape->record(
-        "cross_entropy", {{"logits", logits.value}, {"targets", targets}}, {loss.grad},
-        [device = ctx.device, threads = ctx.threads, dlogits = logits.grad, ignore,
-         counted = args.targets.counted](const Backward& b) {
-          const GradOut logits_out(dlogits);
-          if (!logits_out.out) return;
-          const CrossEntropyBackward back{.logits = b.saved("logits"),
-                                          .targets = {.ids = b.saved("targets"), .ignore = ignore, .counted = counted},
-                                          .dloss = b.grad(),
-                                          .dlogits = logits_out.out};
-          device.is_ref() ? ref::cross_entropy_backward(back, *threads) : cpu::cross_entropy_backward(back, *threads);
-        });
+    ctx.tape->record("cross_entropy", {{"logits", logits.value}, {"targets", args.targets.ids}}, {loss.grad},
+                     [device = ctx.device, threads = ctx.threads, dlogits = logits.grad, ignore,
+                      counted = args.targets.counted](const Backward& b) {
+                       const GradOut logits_out(dlogits);
+                       if (!logits_out.out) return;
+                       const CrossEntropyBackward back{
+                           .logits = b.saved("logits"),
+                           .targets = {.ids = b.saved("targets"), .ignore = ignore, .counted = counted},
+                           .dloss = b.grad(),
+                           .dlogits = logits_out.out};
+                       SSM_RUN(device, *threads, cross_entropy_backward, back);
+                     });
   }
   return loss;
 }
 
 Var linear_cross_entropy(const Ctx& ctx, const Var& x, const Var& weight, const Tensor& targets, int64_t ignore) {
-  LinearCrossEntropyForward args = check_linear("linear_cross_entropy", x.value, weight.value, targets, ignore);
+  LinearCrossEntropyForward args = check_linear(ctx, "linear_cross_entropy", x.value, weight.value, targets, ignore);
   if (ctx.tape) {
     require(weight.value.dtype() == x.value.dtype(), "linear_cross_entropy: gradients need a weight in ",
             name_of(x.value.dtype()), " as x is, found ", name_of(weight.value.dtype()));
-    if (x.grad) args.dx = Tensor::empty(x.value.shape(), x.value.dtype());
-    if (weight.grad) args.dweight = Tensor::empty(weight.value.shape(), weight.value.dtype());
+    if (x.grad) args.dx = Tensor::empty(x.value.shape(), x.grad->dtype, ctx.device);
+    if (weight.grad) args.dweight = Tensor::empty(weight.value.shape(), weight.grad->dtype, ctx.device);
   }
-  ctx.device.is_ref() ? ref::linear_cross_entropy_forward(args, *ctx.threads)
-                      : cpu::linear_cross_entropy_forward(args, *ctx.threads);
+  SSM_RUN(ctx.device, *ctx.threads, linear_cross_entropy_forward, args);
 
   const Var loss = ctx.output(args.loss);
   if (ctx.tape) {
@@ -83,8 +84,7 @@ Var linear_cross_entropy(const Ctx& ctx, const Var& x, const Var& weight, const 
                                                 .dweight = weight_out.out,
                                                 .add_dx = x_out.accumulate,
                                                 .add_dweight = weight_out.accumulate};
-          device.is_ref() ? ref::linear_cross_entropy_backward(back, *threads)
-                          : cpu::linear_cross_entropy_backward(back, *threads);
+          SSM_RUN(device, *threads, linear_cross_entropy_backward, back);
         });
   }
   return loss;
@@ -92,9 +92,8 @@ Var linear_cross_entropy(const Ctx& ctx, const Var& x, const Var& weight, const 
 
 Tensor linear_token_losses(const Ctx& ctx, const Tensor& x, const Tensor& weight, const Tensor& targets,
                            int64_t ignore) {
-  const LinearCrossEntropyForward args = check_linear("linear_token_losses", x, weight, targets, ignore);
-  ctx.device.is_ref() ? ref::linear_cross_entropy_forward(args, *ctx.threads)
-                      : cpu::linear_cross_entropy_forward(args, *ctx.threads);
+  const LinearCrossEntropyForward args = check_linear(ctx, "linear_token_losses", x, weight, targets, ignore);
+  SSM_RUN(ctx.device, *ctx.threads, linear_cross_entropy_forward, args);
   return args.losses;
 }
 

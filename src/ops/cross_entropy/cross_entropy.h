@@ -7,7 +7,8 @@
 //
 //   logits (t, vocab)  or  x (t, d), weight (vocab, d);  targets (t) i64  ->  loss (1)
 //
-// All f32 on cpu (f32 or f64 on ref); without a tape the fused form's weight may be bf16 or f16. A target outside the
+// The targets are on the host. All f32 on cpu (f32 or f64 on ref); without a tape the fused form's weight may be bf16
+// or f16. On cuda x, weight and dx are f32, bf16 or f16 alike, losses and dweight f32. A target outside the
 // vocabulary that is not `ignore` is an Error. A NaN logit makes its loss NaN.
 //
 // cross_entropy saves the logits, and computes their softmax again in the backward. linear_cross_entropy makes the
@@ -76,5 +77,11 @@ void cross_entropy_backward(const CrossEntropyBackward&, Threads&);
 void linear_cross_entropy_forward(const LinearCrossEntropyForward&, Threads&);
 void linear_cross_entropy_backward(const LinearCrossEntropyBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void cross_entropy_forward(const CrossEntropyForward&, Stream);
+void cross_entropy_backward(const CrossEntropyBackward&, Stream);
+void linear_cross_entropy_forward(const LinearCrossEntropyForward&, Stream);
+void linear_cross_entropy_backward(const LinearCrossEntropyBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

@@ -8,26 +8,27 @@ Var embedding(const Ctx& ctx, const Tensor& ids, const Var& weight) {
   require(table.rank() == 2, "embedding: weight is ", table, ", expected (vocab, d)");
   require(ids.rank() == 1 && ids.dtype() == DType::i64, "embedding: ids are ", name_of(ids.dtype()), " ", ids.shape(),
           ", expected i64 (t)");
-  for (int64_t t = 0; t < ids.count(); ++t) {
+  // Ids that are on a GPU already were chosen there.
+  for (int64_t t = 0; !ids.device().is_cuda() && t < ids.count(); ++t) {
     const int64_t id = ids.data<int64_t>()[t];
     require(0 <= id && id < table[0], "token id ", id, " at position ", t, " is outside the vocabulary of ", table[0],
             "; expected 0 to ", table[0] - 1);
   }
-  EmbeddingForward args{.ids = ids, .weight = weight.value};
-  const DType dtype = ctx.device.is_ref() ? weight.value.dtype() : DType::f32;
-  args.y = Tensor::empty({ids.count(), table[1]}, dtype);
-  ctx.device.is_ref() ? ref::embedding_forward(args, *ctx.threads) : cpu::embedding_forward(args, *ctx.threads);
+  EmbeddingForward args{.ids = ids.on(ctx.device), .weight = weight.value};
+  const DType dtype = ctx.device.kind == Device::Kind::cpu ? DType::f32 : weight.value.dtype();
+  args.y = Tensor::empty({ids.count(), table[1]}, dtype, ctx.device);
+  SSM_RUN(ctx.device, *ctx.threads, embedding_forward, args);
 
   const Var y = ctx.output(args.y);
   if (ctx.tape) {
     ctx.tape->record(
-        "embedding", {{"ids", ids}}, {y.grad},
+        "embedding", {{"ids", args.ids}}, {y.grad},
         [device = ctx.device, threads = ctx.threads, dweight = weight.grad](const Backward& b) {
           const GradInPlace weight_out = write_in_place(dweight);
           if (!weight_out.out) return;
           const EmbeddingBackward back{
               .ids = b.saved("ids"), .dy = b.grad(), .dweight = weight_out.out, .add = weight_out.accumulate};
-          device.is_ref() ? ref::embedding_backward(back, *threads) : cpu::embedding_backward(back, *threads);
+          SSM_RUN(device, *threads, embedding_backward, back);
         });
   }
   return y;

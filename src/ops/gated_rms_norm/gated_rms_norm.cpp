@@ -8,9 +8,8 @@ Var run(const Ctx& ctx, const char* name, GatedNormForward args, const Var& y, c
   const Shape shape = y.value.shape();
   require(shape.rank() == 2 && z.value.shape() == shape, name, ": y is ", shape, " and z ", z.value.shape(),
           ", expected (t, e) both");
-  args.out = Tensor::empty(shape, y.value.dtype());
-  ctx.device.is_ref() ? ref::gated_rms_norm_forward(args, *ctx.threads)
-                      : cpu::gated_rms_norm_forward(args, *ctx.threads);
+  args.out = Tensor::empty(shape, y.value.dtype(), ctx.device);
+  SSM_RUN(ctx.device, *ctx.threads, gated_rms_norm_forward, args);
   const Var out = ctx.output(args.out);
   if (ctx.tape)
     ctx.tape->record(name, {{"y", args.y}, {"z", args.z}, {"weight", args.weight}, {"scale", args.scale}}, {out.grad},
@@ -26,8 +25,7 @@ Var run(const Ctx& ctx, const char* name, GatedNormForward args, const Var& y, c
                                                     .dy = y_out.out,
                                                     .dz = z_out.out,
                                                     .dweight = weight_out.out};
-                       device.is_ref() ? ref::gated_rms_norm_backward(back, *threads)
-                                       : cpu::gated_rms_norm_backward(back, *threads);
+                       SSM_RUN(device, *threads, gated_rms_norm_backward, back);
                      });
   return out;
 }
@@ -45,7 +43,7 @@ Var gated_rms_norm(const Ctx& ctx, const Var& y, const Var& z, const Var& weight
               .weight = weight.value,
               .eps = eps,
               .order = order,
-              .scale = Tensor::empty({y.value.size(0), groups}, y.value.dtype())},
+              .scale = Tensor::empty({y.value.size(0), groups}, accumulator_of(y.value.dtype()), ctx.device)},
              y, z, weight);
 }
 

@@ -44,5 +44,9 @@ namespace cpu {
 void gated_rms_norm_forward(const GatedNormForward&, Threads&);
 void gated_rms_norm_backward(const GatedNormBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void gated_rms_norm_forward(const GatedNormForward&, Stream);
+void gated_rms_norm_backward(const GatedNormBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

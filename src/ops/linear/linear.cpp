@@ -3,7 +3,7 @@
 
 namespace ssm {
 
-Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias) {
+Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias, std::optional<DType> y_dtype) {
   const Shape& shape = x.value.shape();
   const Shape& out_in = weight.value.shape();
   require(shape.rank() == 2 && out_in.rank() == 2 && shape[1] == out_in[1], "linear: x is ", shape, ", weight ", out_in,
@@ -11,8 +11,8 @@ Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias) {
   require(!bias || bias.value.shape() == Shape{out_in[0]}, "linear: bias is ", bias.value.shape(), ", expected (",
           out_in[0], ")");
   LinearForward args{.x = x.value, .weight = weight.value, .bias = bias.value};
-  args.y = Tensor::empty({shape[0], out_in[0]}, x.value.dtype());
-  ctx.device.is_ref() ? ref::linear_forward(args, *ctx.threads) : cpu::linear_forward(args, *ctx.threads);
+  args.y = Tensor::empty({shape[0], out_in[0]}, y_dtype.value_or(x.value.dtype()), ctx.device);
+  SSM_RUN(ctx.device, *ctx.threads, linear_forward, args);
 
   const Var y = ctx.output(args.y);
   if (ctx.tape) {
@@ -29,7 +29,7 @@ Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias) {
                                                  .dbias = bias_out.out,
                                                  .add_dx = x_out.accumulate,
                                                  .add_dweight = weight_out.accumulate};
-                       device.is_ref() ? ref::linear_backward(back, *threads) : cpu::linear_backward(back, *threads);
+                       SSM_RUN(device, *threads, linear_backward, back);
                      });
   }
   return y;

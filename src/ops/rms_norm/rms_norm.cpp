@@ -12,10 +12,10 @@ NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const
           ", expected (", shape[1], ")");
   const DType dtype = x.value.dtype();
   RmsNormForward args{.x = x.value, .residual = residual.value, .weight = weight.value, .eps = eps};
-  args.y = Tensor::empty(shape, dtype);
-  args.sum = residual ? Tensor::empty(shape, dtype) : Tensor();
-  args.scale = Tensor::empty({shape[0]}, dtype);
-  ctx.device.is_ref() ? ref::rms_norm_forward(args, *ctx.threads) : cpu::rms_norm_forward(args, *ctx.threads);
+  args.y = Tensor::empty(shape, dtype, ctx.device);
+  args.sum = residual ? Tensor::empty(shape, accumulator_of(dtype), ctx.device) : Tensor();
+  args.scale = Tensor::empty({shape[0]}, accumulator_of(dtype), ctx.device);
+  SSM_RUN(ctx.device, *ctx.threads, rms_norm_forward, args);
 
   const Var y = ctx.output(args.y), sum = residual ? ctx.output(args.sum) : x;
   if (ctx.tape) {
@@ -32,7 +32,7 @@ NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const
           if (has_residual) back.dsum = b.grad_if_any(1);
           back.dr = x_out.out ? x_out.out : residual_out.out;
           back.dweight = weight_out.out;
-          device.is_ref() ? ref::rms_norm_backward(back, *threads) : cpu::rms_norm_backward(back, *threads);
+          SSM_RUN(device, *threads, rms_norm_backward, back);
           if (x_out.out && residual_out.out) residual_out.out.copy_from(x_out.out);
         });
   }

@@ -42,5 +42,9 @@ namespace cpu {
 void rms_norm_forward(const RmsNormForward&, Threads&);
 void rms_norm_backward(const RmsNormBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void rms_norm_forward(const RmsNormForward&, Stream);
+void rms_norm_backward(const RmsNormBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

@@ -37,7 +37,7 @@ int64_t scan_chunks(const Seqs& seqs) {
 }
 
 Tensor scan_rates(const Ctx& ctx, const Tensor& A_log) {
-  if (ctx.device.is_ref()) return {};
+  if (ctx.device.kind != Device::Kind::cpu) return {};
   const Tensor rates = Tensor::empty({A_log.size(1), A_log.size(0)}, DType::f32);
   cpu::scan_rates(A_log, rates);
   return rates;
@@ -57,11 +57,10 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                    .z = in.z.value,
                    .seqs = &seqs};
   if (h) args.h = ctx.tape ? h->value.clone() : h->value;
-  args.out = Tensor::empty(in.x.value.shape(), dtype);
+  args.out = Tensor::empty(in.x.value.shape(), dtype, ctx.device);
   if (!ctx.tape) args.rates = in.rates;
-  if (ctx.tape) args.starts = Tensor::empty({scan_chunks(seqs), n, e}, dtype);
-  ctx.device.is_ref() ? ref::selective_scan_forward(args, *ctx.threads)
-                      : cpu::selective_scan_forward(args, *ctx.threads);
+  if (ctx.tape) args.starts = Tensor::empty({scan_chunks(seqs), n, e}, accumulator_of(dtype), ctx.device);
+  SSM_RUN(ctx.device, *ctx.threads, selective_scan_forward, args);
 
   const Var out = ctx.output(args.out);
   if (!ctx.tape) return out;
@@ -109,8 +108,7 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                                        .dz = z_out.out};
                      // Slots that no sequence used keep the gradient of their final, unchanged state.
                      if (has_state) back.dh = b.grad(1).clone();
-                     device.is_ref() ? ref::selective_scan_backward(back, *threads)
-                                     : cpu::selective_scan_backward(back, *threads);
+                     SSM_RUN(device, *threads, selective_scan_backward, back);
                      if (h_out.out) h_out.out.copy_from(back.dh);
                    });
   return out;

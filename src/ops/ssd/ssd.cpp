@@ -66,9 +66,10 @@ Var ssd(const Ctx& ctx, const SsdIn& in, const Seqs& seqs, Var* state) {
                   .dt_max = in.dt_max,
                   .seqs = &seqs};
   if (state) args.state = ctx.tape ? state->value.clone() : state->value;
-  args.y = Tensor::empty(in.x.value.shape(), dtype);
-  if (ctx.tape) args.starts = Tensor::empty({ssd_spans(seqs), sizes.m, sizes.n, sizes.p}, dtype);
-  ctx.device.is_ref() ? ref::ssd_forward(args, *ctx.threads) : cpu::ssd_forward(args, *ctx.threads);
+  args.y = Tensor::empty(in.x.value.shape(), dtype, ctx.device);
+  if (ctx.tape)
+    args.starts = Tensor::empty({ssd_spans(seqs), sizes.m, sizes.n, sizes.p}, accumulator_of(dtype), ctx.device);
+  SSM_RUN(ctx.device, *ctx.threads, ssd_forward, args);
 
   const Var y = ctx.output(args.y);
   if (!ctx.tape) return y;
@@ -117,7 +118,7 @@ Var ssd(const Ctx& ctx, const SsdIn& in, const Seqs& seqs, Var* state) {
                          .ddt_bias = bias_out.out};
         // Slots that no sequence used keep the gradient of their final, unchanged state.
         if (has_state) back.dstate = b.grad(1).clone();
-        device.is_ref() ? ref::ssd_backward(back, *threads) : cpu::ssd_backward(back, *threads);
+        SSM_RUN(device, *threads, ssd_backward, back);
         if (state_out.out) state_out.out.copy_from(back.dstate);
       });
   return y;

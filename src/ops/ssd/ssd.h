@@ -75,5 +75,9 @@ namespace cpu {
 void ssd_forward(const SsdForward&, Threads&);
 void ssd_backward(const SsdBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void ssd_forward(const SsdForward&, Stream);
+void ssd_backward(const SsdBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

@@ -1,0 +1,122 @@
+// Copies, conversions and sums of tensors on one GPU: one thread an element (or a pack of neighbours where everything
+// is contiguous), any strides.
+#include "core/cuda_kernel.cuh"
+
+namespace ssm::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct Strides {
+  int64_t size[Shape::kMaxRank], to[Shape::kMaxRank], from[Shape::kMaxRank];
+  int64_t count;
+};
+
+// Dimensions right-aligned, so that the last is the fastest.
+Strides strides_of(const Tensor& to, const Tensor& from) {
+  Strides result{};
+  result.count = to.count();
+  for (int i = 0; i < Shape::kMaxRank; ++i) {
+    const int dim = i - (Shape::kMaxRank - to.rank());
+    result.size[i] = dim < 0 ? 1 : to.size(dim);
+    result.to[i] = dim < 0 ? 0 : to.stride(dim);
+    result.from[i] = dim < 0 ? 0 : from.stride(dim);
+  }
+  return result;
+}
+
+template <class To, class From>
+__device__ To converted(From value) {
+  if constexpr (std::is_same_v<To, From>)
+    return value;
+  else
+    return from_float<To>(to_float(value));
+}
+
+template <class To, class From, bool kAdd>
+__global__ void strided_kernel(To* to, const From* from, Strides s) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < s.count; i += step) {
+    int64_t rest = i, at_to = 0, at_from = 0;
+#pragma unroll
+    for (int dim = Shape::kMaxRank - 1; dim >= 0; --dim) {
+      const int64_t index = rest % s.size[dim];
+      rest /= s.size[dim];
+      at_to += index * s.to[dim];
+      at_from += index * s.from[dim];
+    }
+    if constexpr (kAdd)
+      to[at_to] = from_float<To>(to_float(to[at_to]) + to_float(from[at_from]));
+    else
+      to[at_to] = converted<To>(from[at_from]);
+  }
+}
+
+// Contiguous both, in packs of 8; `count` need not be a multiple.
+template <class To, class From, bool kAdd>
+__global__ void dense_kernel(To* to, const From* from, int64_t count) {
+  constexpr int kPack = 8;
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x * kPack;
+  for (int64_t i = (static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x) * kPack; i < count; i += step) {
+    if (i + kPack <= count) {
+      float values[kPack], sums[kPack];
+      load_floats<kPack>(from + i, values);
+      if constexpr (kAdd) {
+        load_floats<kPack>(to + i, sums);
+#pragma unroll
+        for (int k = 0; k < kPack; ++k) values[k] += sums[k];
+      }
+      store_floats<kPack>(to + i, values);
+    } else {
+      for (int64_t k = i; k < count; ++k) {
+        float value = to_float(from[k]);
+        if constexpr (kAdd) value += to_float(to[k]);
+        to[k] = from_float<To>(value);
+      }
+    }
+  }
+}
+
+int64_t blocks_for(int64_t threads) { return std::min<int64_t>(divide_up(threads, kThreads), 1 << 16); }
+
+template <bool kAdd>
+void run(const Tensor& to, const Tensor& from) {
+  const Stream queue = stream(to.device());
+  const bool dense = to.contiguous() && from.contiguous() && aligned(to, 16) && aligned(from, 16);
+  with_element(to.dtype(), "copy", [&]<class To>(To) {
+    with_element(from.dtype(), "copy", [&]<class From>(From) {
+      if constexpr (!kAdd || std::is_same_v<To, From>) {
+        if (dense)
+          launch("copy", dense_kernel<To, From, kAdd>, static_cast<unsigned>(blocks_for(divide_up(to.count(), 8))),
+                 kThreads, queue, elements<To>(to), elements<From>(from), to.count());
+        else
+          launch("copy", strided_kernel<To, From, kAdd>, static_cast<unsigned>(blocks_for(to.count())), kThreads, queue,
+                 elements<To>(to), elements<From>(from), strides_of(to, from));
+      }
+    });
+  });
+}
+
+}  // namespace
+
+void copy(const Tensor& to, const Tensor& from) {
+  if (to.dtype() == from.dtype()) {
+    if (to.contiguous() && from.contiguous()) return copy_bytes(to.raw(), from.raw(), to.bytes(), to.device());
+    require(is_float(to.dtype()), "copy: strided ", name_of(to.dtype()), " on a GPU");
+  }
+  run<false>(to, from);
+}
+
+void add(const Tensor& to, const Tensor& from) { run<true>(to, from); }
+
+void fill_zero(const Tensor& tensor) {
+  if (tensor.contiguous()) return fill_zero_bytes(tensor.raw(), tensor.bytes(), tensor.device());
+  DCHECK(tensor.rank() == 2 && tensor.stride(1) == 1);
+  const int64_t width = bytes_of(tensor.dtype());
+  check(cudaMemset2DAsync(tensor.raw(), static_cast<size_t>(tensor.stride(0) * width), 0,
+                          static_cast<size_t>(tensor.size(1) * width), static_cast<size_t>(tensor.size(0)),
+                          stream(tensor.device())),
+        "fill with zeros");
+}
+
+}  // namespace ssm::cuda

@@ -1,6 +1,7 @@
 # The test program and its ctest entries. One program holds every suite; ctest runs it in a few shards, so that two
 # cores share the work and configuring never has to run the program to learn its tests. A suite's name decides its
-# label: *Cuda* is `cuda`, *Slow* is `slow`, the rest is `fast`.
+# label: *Cuda* is `cuda`, *Slow* is `slow`, the rest is `fast`. Tests of every device (the laws, and those with
+# EveryDevice in their names) run a second time as `cuda`, on the GPU alone; without one they skip.
 find_package(GTest 1.12 REQUIRED)
 
 add_executable(ssm_tests ${test_sources})
@@ -30,7 +31,8 @@ endfunction()
 ssm_add_shards(fast 4 300 "-*Slow*.*:*Cuda*.*")
 ssm_add_shards(slow 2 1800 "*Slow*.*-*Cuda*.*")
 if(SSM_CUDA)
-  ssm_add_shards(cuda 1 900 "*Cuda*.*")
+  ssm_add_shards(cuda 1 900 "*Cuda*.*:*EveryDevice*:Laws.*")
+  set_property(TEST cuda.0 APPEND PROPERTY ENVIRONMENT "SSM_TEST_DEVICE=cuda")
 endif()
 
 # Installs this build and compiles the examples against it, outside the tree. Not under a sanitizer: its users would

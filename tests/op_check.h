@@ -1,5 +1,9 @@
-// One declaration of a case checks an op three ways: its analytic gradient on `ref` in f64 against finite differences,
-// and its forward and backward on `cpu` in f32, for every SIMD target this machine has, against `ref` in f64.
+// One declaration of a case checks an op on every device: its analytic gradient on `ref` in f64 against finite
+// differences, its forward and backward against `ref` in f64 on `cpu` in f32, for every SIMD target this machine has,
+// and on `cuda` in f32, bf16 and f16.
+//
+// The environment's SSM_TEST_DEVICE=cuda makes the same tests check the GPU, and only it; they skip where there is
+// none.
 #pragma once
 
 #include <functional>
@@ -10,10 +14,18 @@
 
 namespace ssm::test {
 
+// What a GPU keeps an input in when activations are bf16 or f16.
+enum class Role {
+  activation,  // the same, and its gradient
+  weight,      // the same; its gradient is f32
+  exact        // f32: states, the residual stream, the small parameters
+};
+
 struct OpInput {
   std::string name;
   Shape shape;
-  double low = -1, high = 1;   // uniform in between
+  double low = -1, high = 1;  // uniform in between
+  Role role = Role::activation;
   bool differentiable = true;  // false: no gradient is asked for
 };
 
@@ -27,9 +39,16 @@ struct OpCase {
 
 void check_gradient(const OpCase& op_case);  // ref in f64 against finite differences, 1e-7 relative
 void check_cpu(const OpCase& op_case);       // cpu in f32 against ref in f64, and without a tape: the same bits
-void check_op(const OpCase& op_case);        // both
+void check_cuda(const OpCase& op_case);      // cuda against ref, twice: the same bits
+void check_op(const OpCase& op_case);        // all of them
 
-// The one place tolerances are made: rounding of `reduction` additions in random order, eight times over.
+// The devices, with the dtype of f64 where they know it, that tests go through: ref and cpu, or cuda alone.
+std::vector<std::pair<Device, DType>> test_devices();
+// True when the tests are to check the GPU and there is none: the test is marked as skipped then.
+bool skipped_for_want_of_gpu();
+
+// The one place tolerances are made: rounding of `reduction` additions in random order, eight times over. Sums of bf16
+// and f16 are made in f32: their results are rounded a few times, whatever the reduction.
 double tolerance(DType dtype, int64_t reduction);
 
 // EXPECTs equal shapes, equal positions of NaN and infinities, and |found - expected| <= tolerance * (|expected| +

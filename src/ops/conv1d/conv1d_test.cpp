@@ -26,9 +26,9 @@ OpCase op_case(const ConvCase& c) {
   return {.name = text("conv1d t=", t, " sequences=", seqs.count(), " e=", c.e, " w=", c.w,
                        with_state ? " with state" : "", c.with_bias ? "" : " without bias"),
           .inputs = {{"x", {t, wide}},
-                     {"weight", {c.e, 1, c.w}},
-                     {"bias", c.with_bias ? Shape{c.e} : Shape{}},
-                     {"state", with_state ? Shape{c.slot_count, c.w - 1, c.e} : Shape{}}},
+                     {"weight", {c.e, 1, c.w}, -1, 1, Role::exact},
+                     {"bias", c.with_bias ? Shape{c.e} : Shape{}, -1, 1, Role::exact},
+                     {"state", with_state ? Shape{c.slot_count, c.w - 1, c.e} : Shape{}, -1, 1, Role::exact}},
           .call =
               [c, seqs](Ctx& ctx, const std::vector<Var>& in) {
                 Var x = in[0], state = in[3];
@@ -56,7 +56,7 @@ TEST(Conv1d, EveryDeviceAgreesOnUglySizes) {
     check_op(op_case(c));
 }
 
-TEST(Conv1d, CarriedStateOnUglyLengths) {
+TEST(Conv1d, EveryDeviceCarriesStateOnUglyLengths) {
   for (const ConvCase& c : std::vector<ConvCase>{
            {.lengths = {1}, .e = 9, .w = 4, .slots = {0}, .slot_count = 1},
            {.lengths = {1, 1, 1}, .e = 8, .w = 4, .slots = {2, 0, 1}, .slot_count = 3},

@@ -30,7 +30,7 @@ OpCase logits_case(int64_t t, int64_t vocab, bool gaps) {
 
 OpCase linear_case(int64_t t, int64_t vocab, int64_t d, bool gaps) {
   return {.name = text("linear_cross_entropy t=", t, " vocab=", vocab, " d=", d, gaps ? " with gaps" : ""),
-          .inputs = {{"x", {t, d}, -2, 2}, {"weight", {vocab, d}, -2, 2}},
+          .inputs = {{"x", {t, d}, -2, 2}, {"weight", {vocab, d}, -2, 2, Role::weight}},
           .call =
               [=](Ctx& ctx, const std::vector<Var>& in) {
                 return std::vector<Var>{linear_cross_entropy(ctx, in[0], in[1], some_targets(t, vocab, gaps))};
@@ -44,7 +44,7 @@ TEST(CrossEntropy, EveryDeviceAgreesOnUglySizes) {
     for (const bool gaps : {false, true}) check_op(logits_case(t, vocab, gaps));
 }
 
-TEST(CrossEntropy, FusedWithTheHeadOnUglySizes) {
+TEST(CrossEntropy, EveryDeviceFusesWithTheHeadOnUglySizes) {
   for (const auto& [t, vocab, d] :
        {std::tuple<int64_t, int64_t, int64_t>{1, 1, 1}, {1, 3, 5}, {5, 16, 7}, {17, 33, 3}, {19, 5, 16}, {2, 131, 9}})
     for (const bool gaps : {false, true}) check_op(linear_case(t, vocab, d, gaps));
@@ -56,9 +56,9 @@ TEST(CrossEntropy, ChunksOfRowsMeet) {
   check_cpu(linear_case(49, 131101, 1, true));
 }
 
-TEST(CrossEntropy, FusedAddsToGradientsThatAreThere) {
+TEST(CrossEntropy, EveryDeviceAddsToGradientsThatAreThere) {
   check_op({.name = "linear_cross_entropy twice",
-            .inputs = {{"x", {6, 5}}, {"weight", {11, 5}}},
+            .inputs = {{"x", {6, 5}}, {"weight", {11, 5}, -1, 1, Role::weight}},
             .call =
                 [](Ctx& ctx, const std::vector<Var>& in) {
                   return std::vector<Var>{linear_cross_entropy(ctx, in[0], in[1], some_targets(6, 11)),

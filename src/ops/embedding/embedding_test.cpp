@@ -16,7 +16,7 @@ Tensor some_ids(int64_t t, int64_t vocab) {
 
 OpCase embedding_case(int64_t t, int64_t vocab, int64_t d) {
   return {.name = text("embedding t=", t, " vocab=", vocab, " d=", d),
-          .inputs = {{"weight", {vocab, d}}},
+          .inputs = {{"weight", {vocab, d}, -1, 1, Role::weight}},
           .call =
               [t, vocab](Ctx& ctx, const std::vector<Var>& in) {
                 return std::vector<Var>{embedding(ctx, some_ids(t, vocab), in[0])};

@@ -14,7 +14,7 @@ OpCase gated_norm_case(int64_t t, int64_t e, int64_t groups, GateOrder order) {
   const bool gate_first = order == GateOrder::gate_first;
   return {
       .name = text("gated_rms_norm t=", t, " e=", e, " groups=", groups, gate_first ? " gate first" : " norm first"),
-      .inputs = {{"y", {t, e}}, {"z", {t, e}, -4, 4}, {"weight", {e}, 0.5, 1.5}},
+      .inputs = {{"y", {t, e}}, {"z", {t, e}, -4, 4}, {"weight", {e}, 0.5, 1.5, Role::exact}},
       .call =
           [=](Ctx& ctx, const std::vector<Var>& in) {
             return std::vector<Var>{gated_rms_norm(ctx, in[0], in[1], in[2], groups, kEpsilon, order)};

@@ -13,7 +13,9 @@ namespace {
 OpCase linear_case(int64_t t, int64_t columns, int64_t out, bool with_bias) {
   return {
       .name = text("linear t=", t, " in=", columns, " out=", out),
-      .inputs = {{"x", {t, columns}}, {"weight", {out, columns}}, {"bias", with_bias ? Shape{out} : Shape{}}},
+      .inputs = {{"x", {t, columns}},
+                 {"weight", {out, columns}, -1, 1, Role::weight},
+                 {"bias", with_bias ? Shape{out} : Shape{}, -1, 1, Role::exact}},
       .call = [](Ctx& ctx, const std::vector<Var>& in) { return std::vector<Var>{linear(ctx, in[0], in[1], in[2])}; },
       .reduction = std::max({t, columns, out})};
 }
@@ -25,10 +27,13 @@ TEST(Linear, EveryDeviceAgreesOnUglySizes) {
       check_op(linear_case(t, columns, out, t % 2 == 0));
 }
 
-TEST(Linear, StridedInputsAndSharedGradients) {
+TEST(Linear, EveryDeviceTakesStridedInputsAndSharesGradients) {
   // x is some columns of a wider value, and two products add into one gradient.
   check_op({.name = "linear on columns",
-            .inputs = {{"wide", {19, 12}}, {"a", {3, 5}}, {"b", {4, 5}}, {"c", {6, 7}}},
+            .inputs = {{"wide", {19, 12}},
+                       {"a", {3, 5}, -1, 1, Role::weight},
+                       {"b", {4, 5}, -1, 1, Role::weight},
+                       {"c", {6, 7}, -1, 1, Role::weight}},
             .call =
                 [](Ctx& ctx, const std::vector<Var>& in) {
                   const std::vector<Var> parts = split(ctx, in[0], {5, 7});

@@ -11,8 +11,8 @@ OpCase norm_case(int64_t t, int64_t d, bool with_residual, bool with_weight) {
   return {.name = text("rms_norm t=", t, " d=", d, with_residual ? " with residual" : "",
                        with_weight ? "" : " without weight"),
           .inputs = {{"x", {t, d}},
-                     {"residual", with_residual ? Shape{t, d} : Shape{}},
-                     {"weight", with_weight ? Shape{d} : Shape{}, 0.5, 1.5}},
+                     {"residual", with_residual ? Shape{t, d} : Shape{}, -1, 1, Role::exact},
+                     {"weight", with_weight ? Shape{d} : Shape{}, 0.5, 1.5, Role::exact}},
           .call =
               [](Ctx& ctx, const std::vector<Var>& in) {
                 const auto [y, sum] = rms_norm(ctx, in[0], in[1], in[2], 1e-5);

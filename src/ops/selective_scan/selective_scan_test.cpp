@@ -29,13 +29,13 @@ OpCase scan_case(const Sizes& sizes) {
   return {.name = text("scan of ", count, " sequences, t=", t, " e=", e, " n=", n),
           .inputs = {{"x", {t, e}},
                      {"dt", {t, e}, -3, 1},
-                     {"A_log", {e, n}, -1, 1.5},
+                     {"A_log", {e, n}, -1, 1.5, Role::exact},
                      {"B", {t, n}},
                      {"C", {t, n}},
-                     {"D", vector},
-                     {"dt_bias", vector},
+                     {"D", vector, -1, 1, Role::exact},
+                     {"dt_bias", vector, -1, 1, Role::exact},
                      {"z", sizes.with_options ? Shape{t, e} : none, -2, 2},
-                     {"h", sizes.with_state ? Shape{count + 1, n, e} : none}},
+                     {"h", sizes.with_state ? Shape{count + 1, n, e} : none, -1, 1, Role::exact}},
           .call =
               [seqs](Ctx& ctx, const std::vector<Var>& in) {
                 Var h = in[8];

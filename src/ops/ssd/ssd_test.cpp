@@ -32,12 +32,12 @@ OpCase ssd_case(const Sizes& sizes) {
   return {.name = text("ssd of ", count, " sequences, t=", t, " m=", m, " p=", p, " g=", g, " n=", n),
           .inputs = {{"x", {t, m * p}},
                      {"dt", {t, m}, -3, 1},
-                     {"A_log", {m}, -1, 1.5},
+                     {"A_log", {m}, -1, 1.5, Role::exact},
                      {"B", {t, g * n}},
                      {"C", {t, g * n}},
-                     {"D", D},
-                     {"dt_bias", sizes.with_bias ? Shape{m} : none},
-                     {"state", sizes.with_state ? Shape{count + 1, m, n, p} : none}},
+                     {"D", D, -1, 1, Role::exact},
+                     {"dt_bias", sizes.with_bias ? Shape{m} : none, -1, 1, Role::exact},
+                     {"state", sizes.with_state ? Shape{count + 1, m, n, p} : none, -1, 1, Role::exact}},
           .call =
               [=](Ctx& ctx, const std::vector<Var>& in) {
                 Var state = in[7];
@@ -74,7 +74,7 @@ TEST(Ssd, EveryDeviceAgreesOnUglySizes) {
   check_cpu(ssd_case({{33, 70, 5}, 4, 64, 2, 128}));
 }
 
-TEST(Ssd, StepsAreLimited) {
+TEST(Ssd, EveryDeviceLimitsSteps) {
   // Steps of these inputs lie in (0.02, 2.1): some are below, some within, some above.
   check_op(ssd_case({{7, 20}, 3, 2, 1, 4, true, true, SkipForm::of_heads, 0.1, 0.5}));
   check_op(ssd_case({{17}, 3, 2, 1, 4, true, true, SkipForm::of_heads, 0.3, 0.3}));

@@ -55,7 +55,7 @@ struct Engine::Parts {
 struct Session::Parts {
   explicit Parts(std::shared_ptr<Engine::Parts> of)
       : engine(std::move(of)),
-        pool(engine->model->lm().state_spec(), 1),
+        pool(engine->model->lm().state_spec(), 1, engine->model->options().device),
         generator(*engine->model, engine->threads, pool, pool.acquire()) {}
 
   std::shared_ptr<Engine::Parts> engine;
@@ -96,7 +96,7 @@ Tensor Engine::logits(std::span<const int64_t> ids) const {
   require(count > 0, "no token ids; expected at least one");
   const Ctx ctx{.device = model.options().device, .threads = &parts_->threads};
   const Var hidden = model.lm().hidden(ctx, Tensor::of(ids, {count}), Seqs::dense(1, count));
-  return model.lm().logits(ctx, hidden).value;
+  return model.lm().logits(ctx, hidden).value.on(Device::cpu());
 }
 
 std::vector<int64_t> Engine::encode(std::string_view text) const { return parts_->text_side().encode(text); }
@@ -129,7 +129,7 @@ double Engine::train_step(const Tensor& ids, const TrainStep& step) {
   const Var loss =
       model.lm().loss(ctx, ids.columns(0, length).clone().reshape({count * length}),
                       ids.columns(1, length + 1).clone().reshape({count * length}), Seqs::dense(count, length));
-  const double value = loss.value.to(DType::f64).item<double>();
+  const double value = loss.value.on(Device::cpu()).to(DType::f64).item<double>();
   tape.backward(loss);
   const Ctx update{.device = ctx.device, .threads = ctx.threads};
   parts_->optimizer->update(update, config, step.lr, parts_->steps + 1);
@@ -209,7 +209,10 @@ struct Network::Parts {
     require(!options.trainable, path.string(), ": a Network is not trainable");
   }
   Ctx ctx() { return {.device = model.device, .threads = &threads}; }
-  DType working() const { return model.dtype == DType::f64 ? DType::f64 : DType::f32; }  // of activations
+  DType working() const {  // of activations
+    return model.device.is_cuda() ? model.dtype : accumulator_of(model.dtype);
+  }
+  Tensor here(const Tensor& tensor) const { return tensor.to(working()).on(model.device); }
   const Tensor& find(const std::string& name) const {
     const auto found = tensors.find(name);
     require(found != tensors.end(), path.string(), " has no tensor ", name);
@@ -224,7 +227,7 @@ struct Network::Parts {
 
 struct MixerStream::Parts {
   Parts(std::shared_ptr<Network::Parts> of, std::shared_ptr<const Mixer> its_mixer, int64_t d)
-      : network(std::move(of)), mixer(std::move(its_mixer)), d_model(d), pool(mixer->state(), 1) {
+      : network(std::move(of)), mixer(std::move(its_mixer)), d_model(d), pool(mixer->state(), 1, network->model.device) {
     slot = pool.acquire();
   }
 
@@ -255,11 +258,13 @@ Tensor Network::tensor(std::string_view name) const { return parts_->find(std::s
 Tensor Network::linear(std::string_view name, const Tensor& x) const {
   const std::string prefix(name);
   const auto bias = parts_->tensors.find(prefix + ".bias");
-  const DType working = parts_->working();
-  const Var no_bias;
-  return ssm::linear(parts_->ctx(), {x.to(working), {}}, {parts_->find(prefix + ".weight").to(working), {}},
-                     bias == parts_->tensors.end() ? no_bias : Var{bias->second.to(working), {}})
-      .value.to(DType::f32);
+  Var bias_here;
+  if (bias != parts_->tensors.end())
+    bias_here.value = bias->second.to(accumulator_of(parts_->working())).on(parts_->model.device);
+  return ssm::linear(parts_->ctx(), {parts_->here(x), {}}, {parts_->here(parts_->find(prefix + ".weight")), {}},
+                     bias_here)
+      .value.on(Device::cpu())
+      .to(DType::f32);
 }
 
 MixerStream Network::mixer(std::string_view name, std::string_view kind, int64_t d_model,
@@ -267,7 +272,7 @@ MixerStream Network::mixer(std::string_view name, std::string_view kind, int64_t
   require(d_model > 0, name, ": d_model is ", d_model, ", expected at least 1");
   const auto settings = mixer_kind(kind).config();
   read_json(settings->fields(), config, name);
-  ParamStore store({.dtype = parts_->model.dtype, .source = &parts_->tensors});
+  ParamStore store({.dtype = parts_->model.dtype, .source = &parts_->tensors, .device = parts_->model.device});
   try {
     std::shared_ptr<const Mixer> mixer = settings->build(Params(store).sub(name), d_model, 1);
     return MixerStream(std::make_unique<MixerStream::Parts>(parts_, std::move(mixer), d_model));
@@ -285,9 +290,10 @@ Tensor MixerStream::forward(const Tensor& x) {
   require(x && x.rank() == 2 && x.size(1) == parts_->d_model, "the input of a mixer is ", x.shape(), ", expected (t, ",
           parts_->d_model, ")");
   if (x.size(0) == 0) return x;
-  const Var u{x.to(parts_->network->working()), {}};
+  const Var u{parts_->network->here(x), {}};
   return parts_->mixer->forward(parts_->network->ctx(), u, Seqs::dense(1, x.size(0)), parts_->pool.state())
-      .value.to(DType::f32);
+      .value.on(Device::cpu())
+      .to(DType::f32);
 }
 
 MixerStream MixerStream::fork() const {

@@ -26,7 +26,7 @@
 namespace ssm {
 
 struct EngineOptions {
-  std::string device = "auto";  // auto, cpu, ref
+  std::string device = "auto";  // auto (a GPU if there is one), cpu, cuda, cuda:N, ref
   std::string dtype = "auto";   // of the weights: as stored (f32 for training and ref), f32, bf16, f16; f64 on ref
   int threads = 0;              // 0: one a core
   bool trainable = false;       // for train_step: weights are copied, gradients kept

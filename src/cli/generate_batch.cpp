@@ -105,7 +105,7 @@ class Jobs {
       : run_(run),
         settings_(run.settings),
         reader_(run),
-        pool_(run.model.lm().state_spec(), settings_.parallel),
+        pool_(run.model.lm().state_spec(), settings_.parallel, run.model.options().device),
         batch_(run.model, run.threads, pool_) {
     if (!settings_.state_in.empty()) beginning_ = read_state_file(settings_.state_in, run.model);
   }

@@ -38,7 +38,7 @@ class Talk {
       : run_(run),
         settings_(run.settings),
         options_(run.settings.options),
-        pool_(run.model.lm().state_spec(), 1),
+        pool_(run.model.lm().state_spec(), 1, run.model.options().device),
         batch_(run.model, run.threads, pool_),
         sequence_(run.model, pool_, pool_.acquire()),
         identity_(run.model) {}

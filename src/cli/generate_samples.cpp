@@ -14,7 +14,8 @@ class Samples {
       : run_(run),
         settings_(run.settings),
         // One slot more for the prompt's state, which all are copied from.
-        pool_(run.model.lm().state_spec(), alone() ? 1 : std::min(settings_.samples, settings_.parallel) + 1),
+        pool_(run.model.lm().state_spec(), alone() ? 1 : std::min(settings_.samples, settings_.parallel) + 1,
+              run.model.options().device),
         batch_(run.model, run.threads, pool_),
         prompt_(run.model, pool_, pool_.acquire()) {}
 

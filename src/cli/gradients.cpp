@@ -50,7 +50,7 @@ class Gradients : public Command {
     const Var loss =
         model->lm().loss(ctx, rows.columns(0, length).clone().reshape({count * length}),
                          rows.columns(1, length + 1).clone().reshape({count * length}), Seqs::dense(count, length));
-    const double value = loss.value.to(DType::f64).item<double>();
+    const double value = loss.value.on(Device::cpu()).to(DType::f64).item<double>();
     stop_if_interrupted();
     tape.backward(loss);
 
@@ -58,7 +58,8 @@ class Gradients : public Command {
     double squares = 0;
     for (const auto& param : model->params().all()) {
       const GradPtr& grad = param->var.grad;
-      const Tensor gradient = grad->written ? grad->value : Tensor::zeros(grad->shape, grad->dtype);
+      const Tensor gradient =
+          grad->written ? grad->value.on(Device::cpu()) : Tensor::zeros(grad->shape, grad->dtype);
       for (const double g : gradient.to(DType::f64).span<double>()) squares += g * g;
       gradients.emplace_back(param->name, gradient);
     }

@@ -45,7 +45,7 @@ class Logits : public Command {
 
     Threads threads(static_cast<int>(invocation.common.threads));
     const Ctx ctx{.device = model->options().device, .threads = &threads};
-    StatePool pool(model->lm().state_spec(), 1);
+    StatePool pool(model->lm().state_spec(), 1, model->options().device);
     Progress progress(invocation.common.quiet);
     const Tensor flat = ids.reshape({count * length});
     for (int64_t s = 0; s < count; ++s) {
@@ -71,7 +71,7 @@ class Logits : public Command {
     const int64_t block = std::max<int64_t>(1, kHeadFloats / model.config().padded_vocab());
     for (int64_t begin = 0; begin < hidden.size(0); begin += block) {
       const int64_t end = std::min(begin + block, hidden.size(0));
-      rows.write(model.lm().logits(ctx, Var{hidden.rows(begin, end), {}}).value.to(DType::f32));
+      rows.write(model.lm().logits(ctx, Var{hidden.rows(begin, end), {}}).value.on(Device::cpu()).to(DType::f32));
     }
   }
 

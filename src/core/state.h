@@ -33,6 +33,8 @@ class StatePool {
   void release(Slot slot);
   void zero(Slot slot);
   void copy(Slot from, Slot to);
+  // On a GPU, one more slot, whose contents nobody minds: for rows that fill up a batch.
+  Slot scratch() const { return slots_; }
   int64_t slots() const { return slots_; }
   const Device& device() const { return device_; }
   const StateSpec& spec() const { return spec_; }

@@ -25,7 +25,7 @@ void Sequence::write(int64_t id) {
 }
 
 std::span<const int64_t> Sequence::next_piece() const {
-  const size_t most = first_alone_ ? 1 : static_cast<size_t>(kPiece);
+  const size_t most = first_alone_ ? 1 : static_cast<size_t>(piece(pool_.device()));
   return std::span(unread_).subspan(fed_, std::min(most, unread_.size() - fed_));
 }
 
@@ -41,14 +41,14 @@ void Sequence::fed(const Tensor& output) {
 Snapshot Sequence::snapshot() const {
   DCHECK(unread() == 0);
   Snapshot result{.state = pool_.save(slot_), .tokens = tokens_, .written = written_};
-  if (output_) result.output = output_.reshape({output_.size(1)});
+  if (output_) result.output = output_.reshape({output_.size(1)}).on(Device::cpu());
   result.seen.assign(seen().begin(), seen().end());
   return result;
 }
 
 void Sequence::restore(const Snapshot& snapshot) {
   pool_.restore(slot_, snapshot.state);
-  output_ = snapshot.output ? snapshot.output.reshape({1, snapshot.output.size(0)}) : Tensor();
+  output_ = snapshot.output ? snapshot.output.reshape({1, snapshot.output.size(0)}).on(pool_.device()) : Tensor();
   unread_.clear();
   fed_ = 0;
   first_alone_ = false;

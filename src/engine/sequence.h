@@ -15,7 +15,7 @@ namespace ssm {
 // A sequence at one moment: all that is needed to go on as if it had never stopped.
 struct Snapshot {
   std::vector<std::byte> state;  // StatePool::save
-  Tensor output;                 // (d): the model's output for the last token; absent before the first
+  Tensor output;                 // (d), on the host: the model's output for the last token; absent before the first
   int64_t tokens = 0;            // read and written
   int64_t written = 0;           // the position of the next random number
   std::vector<SeenId> seen;      // distinct ids so far
@@ -24,8 +24,9 @@ struct Snapshot {
 class Sequence {
  public:
   // Ids given to the model at once when reading: large enough for matrix products to be efficient, small enough that
-  // activations stay a few MB for any length of prompt.
-  static constexpr int64_t kPiece = 512;
+  // activations stay a few MB (on a GPU a few hundred) for any length of prompt.
+  static constexpr int64_t kPiece = 512, kGpuPiece = 16384;
+  static constexpr int64_t piece(const Device& device) { return device.is_cuda() ? kGpuPiece : kPiece; }
 
   // The slot is the caller's: zeroed (StatePool::acquire), and used by nobody else while this lives.
   Sequence(const Model& model, StatePool& pool, StatePool::Slot slot);
@@ -35,7 +36,7 @@ class Sequence {
   // An id that the sampler chose.
   void write(int64_t id);
 
-  // What one forward takes: up to kPiece ids. A written id is always fed alone, so that a run that is cut anywhere
+  // What one forward takes: up to piece() ids. A written id is always fed alone, so that a run that is cut anywhere
   // makes the same calls as one that is not, and gives the same bits.
   std::span<const int64_t> next_piece() const;
   int64_t unread() const { return static_cast<int64_t>(unread_.size() - fed_); }

@@ -73,7 +73,7 @@ void add_sample(Hash& hash, const Tensor& tensor) {
   const int64_t length = std::min(kRun, flat.count()), last = flat.count() - length;
   for (int64_t run = 0; run < kRuns; ++run) {
     const int64_t begin = last / (kRuns - 1) * run + last % (kRuns - 1) * run / (kRuns - 1);
-    hash.add(flat.rows(begin, begin + length));
+    hash.add(flat.rows(begin, begin + length).on(Device::cpu()));
     if (last == 0) return;
   }
 }
@@ -93,7 +93,10 @@ std::string checksum(const TensorMap& tensors) {
 StateSpec expected_tensors(const Model& model) {
   StateSpec spec = model.lm().state_spec();
   const bool f64 = model.options().dtype == DType::f64;
-  spec.push_back({std::string(kOutput), {model.config().d_model}, f64 ? DType::f64 : DType::f32});
+  const DType output = f64                                      ? DType::f64
+                       : model.options().device.is_cuda() ? model.options().dtype
+                                                                : DType::f32;
+  spec.push_back({std::string(kOutput), {model.config().d_model}, output});
   spec.push_back({std::string(kCounts), {2}, DType::i64});
   return spec;
 }

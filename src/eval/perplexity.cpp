@@ -70,7 +70,7 @@ class Scorer {
       std::copy_n(ids + 1, length, targets.data<int64_t>() + s * length);
     }
     const Tensor losses =
-        model_.lm().token_losses(ctx_, inputs, targets, Seqs::dense(count, length), state).to(DType::f64);  // (t)
+        model_.lm().token_losses(ctx_, inputs, targets, Seqs::dense(count, length), state).on(Device::cpu()).to(DType::f64);  // (t)
     for (int64_t row = 0; row < count * length; ++row) {
       const int64_t target = begin + row / length * step + row % length + 1;  // its place in the stream
       if (target > last_) add(target, targets.data<int64_t>()[row], losses.data<double>()[row]);
@@ -122,7 +122,7 @@ Perplexity perplexity(const Model& model, Threads& threads, const TokenStream& s
   const auto goes_on = [&] { return !progress || progress(scorer.result()); };
 
   if (context == 0) {
-    StatePool pool(model.lm().state_spec(), 1);
+    StatePool pool(model.lm().state_spec(), 1, model.options().device);
     for (int64_t begin = 0;; begin += kPiece) {
       tokens.reach(begin + kPiece + 1);
       const int64_t length = std::min(kPiece, tokens.end() - 1 - begin);

@@ -46,7 +46,10 @@ Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, S
   return rms_norm(ctx, x, residual, final_norm_, config_.norm_epsilon).y;
 }
 
-Var LanguageModel::logits(const Ctx& ctx, const Var& hidden) const { return linear(ctx, hidden, head_); }
+// In f32 on a GPU too: a rounding to bf16 would be the largest error of all.
+Var LanguageModel::logits(const Ctx& ctx, const Var& hidden) const {
+  return linear(ctx, hidden, head_, {}, accumulator_of(hidden.value.dtype()));
+}
 
 Var LanguageModel::loss(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs, State state) const {
   return linear_cross_entropy(ctx, hidden(ctx, ids, seqs, state), head_, targets);

@@ -17,7 +17,7 @@ class LanguageModel {
 
   // ids, i64 (t) -> the last norm's output (t, d). `state`: all entries of state_spec(), or empty.
   Var hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, State state = {}) const;
-  // Any rows of that -> logits (rows, padded vocab).
+  // Any rows of that -> logits (rows, padded vocab), f32 (f64 where the model is).
   Var logits(const Ctx& ctx, const Var& hidden) const;
   // Mean nats a token over targets, i64 (t), that are not negative; the logits are never stored whole.
   Var loss(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs, State state = {}) const;

@@ -13,7 +13,8 @@ namespace ssm {
 struct ModelOptions {
   Device device;
   DType dtype = DType::f32;  // of the weights; f64 on Device::ref alone
-  bool as_stored = false;    // open() keeps f32, bf16 and f16 of the file; `dtype` is then that of most of it
+  // open() keeps f32, bf16 and f16 of the file; `dtype` is then that of most of it, on a GPU of all
+  bool as_stored = false;
   bool trainable = false;
 };
 
@@ -34,7 +35,8 @@ class Model {
   const ModelOptions& options() const { return options_; }
 
   // The directory of a MODEL: config.json and model.safetensors, filled in place (write_directory makes it whole).
-  // Parameters keep their dtype, or are converted to `dtype` where they need not stay f32.
+  // Parameters keep their dtype (a trainable model's are saved in f32, as the optimiser knows them), or are converted to
+  // `dtype` where they need not stay f32.
   void save(const Path& directory) const;
   void save(const Path& directory, DType dtype) const;
 

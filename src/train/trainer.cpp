@@ -10,17 +10,12 @@
 namespace ssm {
 namespace {
 
-double number(const Tensor& one) {
-  return one.dtype() == DType::f64 ? one.item<double>() : static_cast<double>(one.item<float>());
-}
+double number(const Tensor& one) { return one.on(Device::cpu()).to(DType::f64).item<double>(); }
 
 double sum(const Tensor& values) {
+  const Tensor exact = values.on(Device::cpu()).to(DType::f64);
   double total = 0;
-  if (values.dtype() == DType::f64) {
-    for (const double value : values.span<double>()) total += value;
-  } else {
-    for (const float value : values.span<float>()) total += static_cast<double>(value);
-  }
+  for (const double value : exact.span<double>()) total += value;
   return total;
 }
 
@@ -70,9 +65,9 @@ void Trainer::explain_loss(double loss) const {
   const std::string what = text("step ", state_.step + 1, ": the loss is ", loss, "; ");
   const std::string advice = "; nothing was updated. A smaller --lr or --clip, or a longer --warmup, may help";
   for (const auto& param : model_.params().all())
-    if (first_not_finite(param->var.value)) throw Error(what, "parameter ", param->name, " is NaN or infinite", advice);
+    if (first_not_finite(param->var.value.to(accumulator_of(param->var.value.dtype())).on(Device::cpu()))) throw Error(what, "parameter ", param->name, " is NaN or infinite", advice);
   for (const auto& param : model_.params().all())
-    if (param->var.grad->written && first_not_finite(param->var.grad->value))
+    if (param->var.grad->written && first_not_finite(param->var.grad->value.on(Device::cpu())))
       throw Error(what, "all parameters are finite, the gradient of ", param->name, " is not", advice);
   throw Error(what, "parameters and gradients are finite", advice);
 }

@@ -42,6 +42,8 @@ std::shared_ptr<std::byte> allocate_pinned(int64_t bytes);
 // Bytes from and to the host. upload returns when `from` may be changed; download when the bytes are there.
 void upload(void* to, const void* from, int64_t bytes, const Device& device);
 void download(void* to, const void* from, int64_t bytes, const Device& device);
+// The same into pinned memory, queued: there once an Event recorded after it was reached.
+void queue_download(void* pinned, const void* from, int64_t bytes, const Device& device);
 // On the GPU, queued.
 void copy_bytes(void* to, const void* from, int64_t bytes, const Device& device);
 void fill_zero_bytes(void* to, int64_t bytes, const Device& device);

@@ -162,6 +162,11 @@ void download(void* to, const void* from, int64_t bytes, const Device& device) {
   synchronize(device);
 }
 
+void queue_download(void* pinned, const void* from, int64_t bytes, const Device& device) {
+  check(cudaMemcpyAsync(pinned, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, stream(device)),
+        "copy from the GPU");
+}
+
 void copy_bytes(void* to, const void* from, int64_t bytes, const Device& device) {
   check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, stream(device)),
         "copy on the GPU");

@@ -65,12 +65,15 @@ void Batch::forward(std::span<Sequence* const> sequences) {
 // others to few rows in all, so that it meets the kernels it would meet alone.
 void Batch::feed_prompts(std::span<Sequence* const> sequences) {
   const auto rows = [](const Sequence* sequence) { return static_cast<int64_t>(sequence->next_piece().size()); };
-  const bool few = rows(sequences[0]) <= kFewRows;
-  const int64_t most = few ? kFewRows : Sequence::kPiece;
+  // On a GPU a product's bits depend on its number of rows anyway.
+  const bool gpu = ctx_.device.is_cuda();
+  const auto is_few = [&](const Sequence* sequence) { return !gpu && rows(sequence) <= kFewRows; };
+  const bool few = is_few(sequences[0]);
+  const int64_t most = few ? kFewRows : Sequence::piece(ctx_.device);
   std::vector<Sequence*> packed;
   int64_t total = 0;
   for (Sequence* sequence : sequences) {
-    if ((rows(sequence) <= kFewRows) != few || total + rows(sequence) > most) continue;
+    if (is_few(sequence) != few || (total > 0 && total + rows(sequence) > most)) continue;
     packed.push_back(sequence);
     total += rows(sequence);
   }
@@ -101,7 +104,7 @@ void Batch::add(Sequence& sequence, const GenerateOptions& options, OnToken on_t
 Tensor Batch::logits(std::span<Sequence* const> sequences) const {
   const Tensor& first = sequences[0]->output();
   const auto count = static_cast<int64_t>(sequences.size());
-  const Tensor outputs = Tensor::empty({count, first.size(1)}, first.dtype());  // (s, d)
+  const Tensor outputs = Tensor::empty({count, first.size(1)}, first.dtype(), ctx_.device);  // (s, d)
   for (int64_t s = 0; s < count; ++s) outputs.rows(s, s + 1).copy_from(sequences[static_cast<size_t>(s)]->output());
   return model_.lm().logits(ctx_, Var{outputs, {}}).value;  // (s, padded vocab)
 }
@@ -119,8 +122,21 @@ void Batch::choose(Member& member, const Tensor& row) const {
 // on_finish may add another sequence: the member is gone by then.
 void Batch::finish(Member* member, Finish how) {
   const auto on_finish = std::move(member->on_finish);
+  if (decoder_) member->sequence->keep_output();
+  std::replace(queued_.begin(), queued_.end(), member, static_cast<Member*>(nullptr));
   std::erase_if(members_, [&](const auto& one) { return one.get() == member; });
   on_finish(how);
+}
+
+// The token that was chosen: told, and the end if it is one.
+void Batch::accept(Member* member) {
+  const int64_t id = member->token.id;
+  --member->left;
+  const bool more = member->on_token(member->token);
+  const auto& ends = member->options.end_ids;
+  const bool ended = std::find(ends.begin(), ends.end(), id) != ends.end();
+  if (more && !ended && member->left > 0) return;
+  finish(member, ended ? Finish::end_of_text : more ? Finish::length : Finish::stopped);
 }
 
 bool Batch::step() {
@@ -132,35 +148,98 @@ bool Batch::step() {
   if (!prompts.empty()) feed_prompts(prompts);
 
   std::vector<Member*> writing, done;
-  std::vector<Sequence*> sequences, behind;
   for (const auto& member : members_) {
     if (member->sequence->unread() > 1) continue;
-    if (member->left == 0) {
-      done.push_back(member.get());
-      continue;
-    }
-    writing.push_back(member.get());
+    (member->left == 0 ? done : writing).push_back(member.get());
+  }
+  for (Member* member : done) finish(member, Finish::length);
+  if (writing.empty()) return !members_.empty();
+  const bool gpu =
+      kHasCuda && ctx_.device.is_cuda() && std::all_of(writing.begin(), writing.end(), [](const Member* member) {
+        return Decoder::chooses(member->options.sampler) && !member->options.logprobs &&
+               member->options.top_logprobs == 0;
+      });
+  bool queued = false;  // what is queued on the GPU is taken from there, whoever came meanwhile
+  if constexpr (kHasCuda) queued = decoder_ && decoder_->queued() > 0;
+  gpu || queued ? write_on_gpu(writing) : write_on_host(writing);
+  return !members_.empty();
+}
+
+void Batch::write_on_host(std::span<Member* const> writing) {
+  std::vector<Sequence*> sequences, behind;
+  for (const Member* member : writing) {
     sequences.push_back(member->sequence);
     if (member->sequence->unread() == 1) behind.push_back(member->sequence);
   }
-  for (Member* member : done) finish(member, Finish::length);
   if (!behind.empty()) forward(behind);
-  if (!writing.empty()) {
-    const Tensor rows = logits(sequences);
-    ctx_.threads->parallel(static_cast<int64_t>(writing.size()),
-                           [&](int64_t i, int) { choose(*writing[static_cast<size_t>(i)], rows.rows(i, i + 1)); });
-  }
+  const Tensor rows = logits(sequences).on(Device::cpu());
+  ctx_.threads->parallel(static_cast<int64_t>(writing.size()),
+                         [&](int64_t i, int) { choose(*writing[static_cast<size_t>(i)], rows.rows(i, i + 1)); });
   for (Member* member : writing) {
-    const int64_t id = member->token.id;
-    member->sequence->write(id);
-    --member->left;
-    const bool more = member->on_token(member->token);
-    const auto& ends = member->options.end_ids;
-    const bool ended = std::find(ends.begin(), ends.end(), id) != ends.end();
-    if (more && !ended && member->left > 0) continue;
-    finish(member, ended ? Finish::end_of_text : more ? Finish::length : Finish::stopped);
+    member->sequence->write(member->token.id);
+    accept(member);
   }
-  return !members_.empty();
+}
+
+// Queues the step after those that are queued, for the same rows.
+void Batch::queue_next() {
+  if constexpr (kHasCuda) {
+    std::vector<double> uniforms;
+    for (const Member* member : queued_) {
+      const int64_t position = member->sequence->written() + decoder_->queued();
+      uniforms.push_back(member->rng.uniform(static_cast<uint64_t>(position)));
+    }
+    decoder_->step(uniforms);
+  }
+}
+
+// The host is one step behind: while it looks at a token, the GPU is at the next one already. A sequence that turns out
+// to have ended has then read its last token too, which does no harm: it would be the next thing to read.
+void Batch::write_on_gpu(std::span<Member* const> writing) {
+  if constexpr (kHasCuda) {
+    if (!decoder_) decoder_ = std::make_shared<Decoder>(model_, *ctx_.threads, pool_);
+    if (decoder_->queued() == 0) {
+      std::vector<Sequence*> sequences, behind;
+      std::vector<Decoder::Row> rows;
+      std::vector<double> uniforms;
+      queued_.assign(writing.begin(), writing.end());
+      for (const Member* member : queued_) {
+        sequences.push_back(member->sequence);
+        if (member->sequence->unread() == 1) behind.push_back(member->sequence);
+        rows.push_back({member->sequence->slot(), member->options.sampler});
+        uniforms.push_back(member->rng.uniform(static_cast<uint64_t>(member->sequence->written())));
+      }
+      if (!behind.empty()) forward(behind);
+      decoder_->start(rows);
+      const Tensor& first = sequences[0]->output();
+      const Tensor outputs =
+          Tensor::empty({static_cast<int64_t>(rows.size()), first.size(1)}, first.dtype(), ctx_.device);
+      for (size_t i = 0; i < sequences.size(); ++i) {
+        const auto row = static_cast<int64_t>(i);
+        outputs.rows(row, row + 1).copy_from(sequences[i]->output());
+      }
+      decoder_->choose(outputs, uniforms);
+    }
+    // Ahead only while it is sure that all go on, and nobody waits to join.
+    const bool same = std::equal(queued_.begin(), queued_.end(), writing.begin(), writing.end());
+    const bool ahead =
+        same && std::all_of(queued_.begin(), queued_.end(), [](const Member* member) { return member->left > 1; });
+    if (ahead && decoder_->queued() == 1) queue_next();
+
+    const std::vector<int64_t> ids = decoder_->take();
+    const std::vector<Member*> members = queued_;
+    const bool read_on = decoder_->queued() > 0;  // a step is queued that feeds these tokens
+    for (size_t i = 0; i < members.size(); ++i) {
+      Member* const member = members[i];
+      if (!member || queued_[i] != member) continue;  // ended, here or in a callback
+      member->token = {.id = ids[i], .logprob = 0, .top = {}};
+      member->sequence->write(ids[i]);
+      if (read_on) member->sequence->fed(decoder_->output(static_cast<int64_t>(i)));
+      accept(member);
+    }
+    // Whoever is left reads its token with the others when they are queued anew.
+    if (decoder_->queued() == 0) queued_.clear();
+  }
 }
 
 }  // namespace ssm

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/context.h"
+#include "engine/decoder.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 
@@ -70,12 +71,20 @@ class Batch {
   void forward(std::span<Sequence* const> sequences);
   void feed_prompts(std::span<Sequence* const> sequences);
   void choose(Member& member, const Tensor& row) const;
+  void accept(Member* member);
   void finish(Member* member, Finish how);
+  void write_on_host(std::span<Member* const> writing);
+  void write_on_gpu(std::span<Member* const> writing);
+  void queue_next();
 
   const Model& model_;
   Ctx ctx_;
   StatePool& pool_;
   std::vector<std::unique_ptr<Member>> members_;
+
+  // Writing on a GPU: who is in the steps that are queued there (null: has ended since), in the order of the rows.
+  std::shared_ptr<Decoder> decoder_;  // none before it is needed
+  std::vector<Member*> queued_;
 };
 
 }  // namespace ssm

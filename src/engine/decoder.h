@@ -1,6 +1,6 @@
-// Writing on a GPU: one step takes the last token of each sequence of a batch through the model, multiplies the head and
-// chooses the next tokens, all on the GPU, recorded once as a graph for each size of batch and replayed. The host only
-// looks at the tokens, one step behind, so that the GPU never waits for it.
+// Writing on a GPU: one step takes the last token of each sequence of a batch through the model, multiplies the head
+// and chooses the next tokens, all on the GPU, recorded once as a graph for each size of batch and replayed. The host
+// only looks at the tokens, one step behind, so that the GPU never waits for it.
 #pragma once
 
 #include <map>
@@ -21,7 +21,10 @@ class Decoder {
   ~Decoder();
 
   // Whether these are chosen on the GPU: a temperature, top-k and top-p; the rest needs what only the host knows.
-  static bool chooses(const SamplerOptions& options);
+  static bool chooses(const SamplerOptions& options) {
+    return options.min_p == 0 && options.repetition_penalty == 1 && options.frequency_penalty == 0 &&
+           options.presence_penalty == 0;
+  }
 
   struct Row {
     StatePool::Slot slot;
@@ -37,7 +40,7 @@ class Decoder {
 
   // The tokens of the oldest step that was queued; waits for it. Throws Error when a row's logits were not finite.
   std::vector<int64_t> take();
-  // What the newest step saw of row i: the model's output for the token it was given, (1, d), a copy.
+  // The model's output for the token that the newest step gave row i, (1, d): a view, good until the next step.
   Tensor output(int64_t row) const;
 
  private:

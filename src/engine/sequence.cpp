@@ -38,6 +38,8 @@ void Sequence::fed(const Tensor& output) {
   fed_ = 0;
 }
 
+void Sequence::keep_output() { output_ = output_.clone(); }
+
 Snapshot Sequence::snapshot() const {
   DCHECK(unread() == 0);
   Snapshot result{.state = pool_.save(slot_), .tokens = tokens_, .written = written_};

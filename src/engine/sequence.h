@@ -26,7 +26,7 @@ class Sequence {
   // Ids given to the model at once when reading: large enough for matrix products to be efficient, small enough that
   // activations stay a few MB (on a GPU a few hundred) for any length of prompt.
   static constexpr int64_t kPiece = 512, kGpuPiece = 16384;
-  static constexpr int64_t piece(const Device& device) { return device.is_cuda() ? kGpuPiece : kPiece; }
+  static int64_t piece(const Device& device) { return device.is_cuda() ? kGpuPiece : kPiece; }
 
   // The slot is the caller's: zeroed (StatePool::acquire), and used by nobody else while this lives.
   Sequence(const Model& model, StatePool& pool, StatePool::Slot slot);
@@ -41,6 +41,7 @@ class Sequence {
   std::span<const int64_t> next_piece() const;
   int64_t unread() const { return static_cast<int64_t>(unread_.size() - fed_); }
   void fed(const Tensor& output);  // the next piece was; its last output (1, d)
+  void keep_output();              // a copy of it, where it was a view of memory that others will write to
 
   const Tensor& output() const { return output_; }  // (1, d); absent before the first token
   StatePool::Slot slot() const { return slot_; }

@@ -93,9 +93,7 @@ std::string checksum(const TensorMap& tensors) {
 StateSpec expected_tensors(const Model& model) {
   StateSpec spec = model.lm().state_spec();
   const bool f64 = model.options().dtype == DType::f64;
-  const DType output = f64                                      ? DType::f64
-                       : model.options().device.is_cuda() ? model.options().dtype
-                                                                : DType::f32;
+  const DType output = f64 ? DType::f64 : model.options().device.is_cuda() ? model.options().dtype : DType::f32;
   spec.push_back({std::string(kOutput), {model.config().d_model}, output});
   spec.push_back({std::string(kCounts), {2}, DType::i64});
   return spec;

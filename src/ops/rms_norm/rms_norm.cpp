@@ -13,27 +13,29 @@ NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const
   const DType dtype = x.value.dtype();
   RmsNormForward args{.x = x.value, .residual = residual.value, .weight = weight.value, .eps = eps};
   args.y = Tensor::empty(shape, dtype, ctx.device);
-  args.sum = residual ? Tensor::empty(shape, accumulator_of(dtype), ctx.device) : Tensor();
+  // Without a residual r is x, unless it is to be wider than x.
+  const bool new_sum = residual || dtype != accumulator_of(dtype);
+  args.sum = new_sum ? Tensor::empty(shape, accumulator_of(dtype), ctx.device) : Tensor();
   args.scale = Tensor::empty({shape[0]}, accumulator_of(dtype), ctx.device);
   SSM_RUN(ctx.device, *ctx.threads, rms_norm_forward, args);
 
-  const Var y = ctx.output(args.y), sum = residual ? ctx.output(args.sum) : x;
+  const Var y = ctx.output(args.y), sum = new_sum ? ctx.output(args.sum) : x;
   if (ctx.tape) {
-    // Without a residual r is x: whatever gradient r's users give goes to x's own, beside this op's.
+    // Where r is x, whatever gradient r's users give goes to x's own, beside this op's.
     std::vector<GradPtr> outputs = {y.grad};
-    if (residual) outputs.push_back(sum.grad);
+    if (new_sum) outputs.push_back(sum.grad);
     ctx.tape->record(
         "rms_norm", {{"sum", sum.value}, {"weight", weight.value}, {"scale", args.scale}}, outputs,
         [device = ctx.device, threads = ctx.threads, dx = x.grad, dresidual = residual.grad, dweight = weight.grad,
-         has_residual = static_cast<bool>(residual)](const Backward& b) {
+         new_sum](const Backward& b) {
           GradOut x_out(dx), residual_out(dresidual), weight_out(dweight);
           RmsNormBackward back{
               .sum = b.saved("sum"), .weight = b.saved("weight"), .scale = b.saved("scale"), .dy = b.grad(0)};
-          if (has_residual) back.dsum = b.grad_if_any(1);
-          back.dr = x_out.out ? x_out.out : residual_out.out;
+          if (new_sum) back.dsum = b.grad_if_any(1);
+          back.dx = x_out.out;
+          back.dresidual = residual_out.out;
           back.dweight = weight_out.out;
           SSM_RUN(device, *threads, rms_norm_backward, back);
-          if (x_out.out && residual_out.out) residual_out.out.copy_from(x_out.out);
         });
   }
   return {y, sum};

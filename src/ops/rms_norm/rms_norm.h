@@ -5,9 +5,10 @@
 //
 //   x (t, d)  residual (t, d) or absent  weight (d) or absent: ones  ->  y (t, d)  r (t, d)
 //
-// x may be a row-strided view (columns of a wider matrix). All in f32 (f64 on ref). Without a residual r is x itself.
-// The backward gets the gradients of both y and r and saves r (shared with the residual stream) and s (t). Traffic:
-// forward 16 bytes an element, backward 20.
+// x may be a row-strided view (columns of a wider matrix). All in f32 (f64 on ref); on cuda x and y may be bf16 or f16,
+// and residual, r and the rest stay f32. Without a residual r is x itself, widened where x is not f32. The backward
+// gets the gradients of both y and r and saves r (shared with the residual stream) and s (t). Traffic: forward 16 bytes
+// an element, backward 20; 12 and 16 with x in 2 bytes.
 #pragma once
 
 #include "core/context.h"
@@ -24,14 +25,15 @@ NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const
 struct RmsNormForward {
   Tensor x, residual, weight;  // inputs; residual and weight may be absent
   double eps;
-  Tensor y, sum;  // outputs; sum is absent when residual is
+  Tensor y, sum;  // outputs; sum is absent where r is x itself
   Tensor scale;   // (t): s of (2)
 };
 
 struct RmsNormBackward {
   Tensor sum, weight, scale;  // sum: r of (1); weight may be absent
   Tensor dy, dsum;            // dsum may be absent: nobody used r
-  Tensor dr, dweight;         // outputs; dr is the gradient of x and of residual alike. Either may be absent
+  // Outputs, each may be absent. dx and dresidual are the same numbers, in the dtypes of x and of the residual.
+  Tensor dx, dresidual, dweight;
 };
 
 namespace ref {

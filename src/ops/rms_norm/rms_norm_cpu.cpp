@@ -53,7 +53,7 @@ void rms_norm_forward(const RmsNormForward& args, Threads& threads) {
 
 void rms_norm_backward(const RmsNormBackward& args, Threads& threads) {
   const auto r = args.sum.matrix<float>(), dy = args.dy.matrix<float>(), dsum = args.dsum.matrix<float>(),
-             dr = args.dr.matrix<float>();
+             dr = (args.dx ? args.dx : args.dresidual).matrix<float>();
   const auto weight = args.weight.matrix<float>();  // (d), or absent
   const float* scales = args.scale.data<float>();
   const auto columns = static_cast<size_t>(r.columns);
@@ -88,6 +88,7 @@ void rms_norm_backward(const RmsNormBackward& args, Threads& threads) {
       }
     }
   });
+  if (args.dx && args.dresidual) args.dresidual.copy_from(args.dx);
   if (!args.dweight) return;
   args.dweight.fill_zero();
   for (int64_t block = 0; block < blocks; ++block)

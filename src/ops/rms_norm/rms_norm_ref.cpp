@@ -27,7 +27,8 @@ void forward(const RmsNormForward& args) {
 
 template <class T>
 void backward(const RmsNormBackward& args) {
-  const auto r = args.sum.matrix<T>(), dy = args.dy.matrix<T>(), dsum = args.dsum.matrix<T>(), dr = args.dr.matrix<T>();
+  const auto r = args.sum.matrix<T>(), dy = args.dy.matrix<T>(), dsum = args.dsum.matrix<T>(), dx = args.dx.matrix<T>(),
+             dresidual = args.dresidual.matrix<T>();
   const auto weight = args.weight.matrix<T>(), dweight = args.dweight.matrix<T>();  // (d)
   const auto w = [&](int64_t c) { return weight ? weight[0][c] : T(1); };
   if (dweight) args.dweight.fill_zero();
@@ -39,9 +40,11 @@ void backward(const RmsNormBackward& args) {
       if (dweight) dweight[0][c] += dy[t][c] * r[t][c] * scale;  // (4)
     }
     const T shared = dot * scale * scale * scale / static_cast<T>(r.columns);
-    if (!dr) continue;
-    for (int64_t c = 0; c < r.columns; ++c)  // (3)
-      dr[t][c] = dy[t][c] * w(c) * scale - r[t][c] * shared + (dsum ? dsum[t][c] : T(0));
+    for (int64_t c = 0; c < r.columns; ++c) {
+      const T dr = dy[t][c] * w(c) * scale - r[t][c] * shared + (dsum ? dsum[t][c] : T(0));  // (3)
+      if (dx) dx[t][c] = dr;
+      if (dresidual) dresidual[t][c] = dr;
+    }
   }
 }
 

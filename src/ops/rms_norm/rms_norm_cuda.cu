@@ -1,0 +1,285 @@
+// rms_norm on a GPU: a row of threads a row, its elements in registers between the sum and the product, so that each
+// number crosses the memory once. Rows that are misaligned or longer than 8,192 take a version that reads them twice.
+// Equations: rms_norm.h, README.md.
+#include "core/cuda_kernel.cuh"
+#include "ops/rms_norm/rms_norm.h"
+#include "ops/sums.cuh"
+
+namespace ssm::cuda {
+namespace {
+
+constexpr int kPack = 4;     // elements of an access: 16 bytes of f32
+constexpr int kPacks = 4;    // accesses of a thread, all under way at once
+constexpr int kBlock = 256;  // threads, unless a row needs more, up to
+constexpr int kMostThreads = 512;
+constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
+
+template <class T>
+struct Forward {
+  Rows<const T> x, residual_as_x;
+  Rows<const float> residual;  // this or residual_as_x or neither
+  const float* weight;
+  float eps;
+  Rows<T> y;
+  Rows<float> sum;
+  float* scale;
+  int64_t t, d;
+};
+
+// r of (1), kCount neighbours.
+template <int kCount, class T>
+__device__ __forceinline__ void load_sum(const Forward<T>& a, int64_t row, int64_t c, float (&r)[kCount]) {
+  load_floats(a.x[row] + c, r);
+  if (!a.residual && !a.residual_as_x) return;
+  float more[kCount];
+  if (a.residual)
+    load_floats(a.residual[row] + c, more);
+  else
+    load_floats(a.residual_as_x[row] + c, more);
+#pragma unroll
+  for (int j = 0; j < kCount; ++j) r[j] += more[j];
+}
+
+template <class T>
+__global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
+  __shared__ float scratch[kWarp];
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+  const bool mine = row < a.t;
+  float r[kPacks][kPack], squares = 0;
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+    if (mine && c < a.d) {
+      load_sum(a, row, c, r[i]);
+    } else {
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) r[i][j] = 0;
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+    if (a.sum && mine && c < a.d) store_floats(a.sum[row] + c, r[i]);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) squares = fmaf(r[i][j], r[i][j], squares);
+  }
+  const float scale = 1.0f / sqrtf(row_sum(squares, scratch) / static_cast<float>(a.d) + a.eps);
+  if (!mine) return;
+  if (threadIdx.x == 0) a.scale[row] = scale;
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+    if (c >= a.d) continue;
+    float weight[kPack] = {1, 1, 1, 1};
+    if (a.weight) load_floats(a.weight + c, weight);
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) r[i][j] *= scale * weight[j];  // (2)
+    store_floats(a.y[row] + c, r[i]);
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kBlock) any_forward_kernel(Forward<T> a) {
+  __shared__ float scratch[kWarp];
+  const int64_t row = blockIdx.x;
+  float squares = 0, r[1];
+  for (int64_t c = threadIdx.x; c < a.d; c += kBlock) {
+    load_sum(a, row, c, r);
+    if (a.sum) a.sum[row][c] = r[0];
+    squares = fmaf(r[0], r[0], squares);
+  }
+  const float scale = 1.0f / sqrtf(row_sum(squares, scratch) / static_cast<float>(a.d) + a.eps);
+  if (threadIdx.x == 0) a.scale[row] = scale;
+  for (int64_t c = threadIdx.x; c < a.d; c += kBlock) {
+    load_sum(a, row, c, r);
+    a.y[row][c] = from_float<T>(r[0] * (scale * (a.weight ? a.weight[c] : 1.0f)));
+  }
+}
+
+template <class T>
+struct Gradients {
+  Rows<const float> sum;
+  const float *weight, *scale;
+  Rows<const T> dy;
+  Rows<const float> dsum;  // may be null, as the outputs
+  Rows<T> dx;
+  Rows<float> dresidual;
+  float* partial;  // (blocks, d): (4) over the rows of a block
+  int64_t t, d;
+};
+
+// Each row of threads takes every so-manieth row of the matrix and keeps its part of (4) in registers.
+template <class T>
+__global__ void __launch_bounds__(kMostThreads) backward_kernel(Gradients<T> a) {
+  __shared__ float scratch[2][kWarp];
+  extern __shared__ float block_sums[];  // (blockDim.y, d)
+  float dweight[kPacks][kPack] = {}, weight[kPacks][kPack];
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) weight[i][j] = 1;
+    if (a.weight && c < a.d) load_floats(a.weight + c, weight[i]);
+  }
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
+  int turn = 0;
+  for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y; first < a.t; first += step, turn ^= 1) {
+    const int64_t row = first + threadIdx.y;
+    const bool mine = row < a.t;
+    float r[kPacks][kPack], g[kPacks][kPack], dsum[kPacks][kPack];
+    const float scale = mine ? a.scale[row] : 0.0f;
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) r[i][j] = g[i][j] = dsum[i][j] = 0;
+      if (!mine || c >= a.d) continue;
+      load_floats(a.sum[row] + c, r[i]);
+      load_floats(a.dy[row] + c, g[i]);
+      if (a.dsum) load_floats(a.dsum[row] + c, dsum[i]);
+    }
+    float dot = 0;
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) {
+        dweight[i][j] = fmaf(g[i][j] * scale, r[i][j], dweight[i][j]);  // (4)
+        g[i][j] *= weight[i][j];
+        dot = fmaf(g[i][j], r[i][j], dot);
+      }
+    }
+    dot = row_sum(dot, scratch[turn]);
+    const float shared = dot * scale * scale * scale / static_cast<float>(a.d);
+#pragma unroll
+    for (int i = 0; i < kPacks; ++i) {
+      const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+      if (!mine || c >= a.d) continue;
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) g[i][j] = fmaf(g[i][j], scale, fmaf(-r[i][j], shared, dsum[i][j]));  // (3)
+      if (a.dx) store_floats(a.dx[row] + c, g[i]);
+      if (a.dresidual) store_floats(a.dresidual[row] + c, g[i]);
+    }
+  }
+  if (!a.partial) return;
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+    if (c < a.d) store_floats(block_sums + threadIdx.y * a.d + c, dweight[i]);
+  }
+  __syncthreads();
+  for (int64_t c = threadIdx.y * blockDim.x + threadIdx.x; c < a.d; c += blockDim.x * blockDim.y) {
+    float sum = 0;
+    for (unsigned y = 0; y < blockDim.y; ++y) sum += block_sums[y * a.d + c];
+    a.partial[blockIdx.x * a.d + c] = sum;
+  }
+}
+
+template <class T>
+__global__ void __launch_bounds__(kBlock) any_backward_kernel(Gradients<T> a) {
+  __shared__ float scratch[kWarp];
+  const int64_t row = blockIdx.x;
+  const float scale = a.scale[row];
+  const auto g = [&](int64_t c) { return to_float(a.dy[row][c]) * (a.weight ? a.weight[c] : 1.0f); };
+  float dot = 0;
+  for (int64_t c = threadIdx.x; c < a.d; c += kBlock) dot = fmaf(g(c), a.sum[row][c], dot);
+  const float shared = row_sum(dot, scratch) * scale * scale * scale / static_cast<float>(a.d);
+  for (int64_t c = threadIdx.x; c < a.d; c += kBlock) {
+    const float dr = fmaf(g(c), scale, fmaf(-a.sum[row][c], shared, a.dsum ? a.dsum[row][c] : 0.0f));
+    if (a.dx) a.dx[row][c] = from_float<T>(dr);
+    if (a.dresidual) a.dresidual[row][c] = dr;
+  }
+}
+
+// (4) over blocks of kAnyRows rows: one thread a block and channel.
+constexpr int64_t kAnyRows = 64;
+template <class T>
+__global__ void __launch_bounds__(kBlock) any_dweight_kernel(Gradients<T> a, int64_t blocks) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kBlock + threadIdx.x;
+  if (i >= blocks * a.d) return;
+  const int64_t first = i / a.d * kAnyRows, c = i % a.d;
+  float sum = 0;
+  for (int64_t row = first; row < a.t && row < first + kAnyRows; ++row)
+    sum = fmaf(to_float(a.dy[row][c]) * a.scale[row], a.sum[row][c], sum);
+  a.partial[i] = sum;
+}
+
+// Threads of a row and rows of a block.
+dim3 block_for(int64_t d) {
+  const auto across = static_cast<unsigned>(divide_up(d, kPack * kPacks * kWarp) * kWarp);
+  return {across, across >= kBlock ? 1 : kBlock / across};
+}
+
+template <class T>
+void forward(const RmsNormForward& args, Stream stream) {
+  constexpr const char* kName = "rms_norm";
+  const bool as_x = args.residual && args.residual.dtype() != DType::f32;
+  const Forward<T> a{.x = rows<const T>(args.x),
+                     .residual_as_x = as_x ? rows<const T>(args.residual) : Rows<const T>{},
+                     .residual = as_x ? Rows<const float>{} : rows<const float>(args.residual),
+                     .weight = elements<const float>(args.weight),
+                     .eps = static_cast<float>(args.eps),
+                     .y = rows<T>(args.y),
+                     .sum = rows<float>(args.sum),
+                     .scale = elements<float>(args.scale),
+                     .t = args.x.size(0),
+                     .d = args.x.size(1)};
+  const int64_t x_bytes = kPack * bytes_of(args.x.dtype());
+  const dim3 block = block_for(a.d);
+  if (a.d % kPack == 0 && a.d <= kLongest && aligned(args.x, x_bytes) && aligned(args.y, x_bytes) &&
+      aligned(args.residual, as_x ? x_bytes : 16) && aligned(args.sum, 16) && aligned(args.weight, 16))
+    launch(kName, forward_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.t, block.y))), block, stream, a);
+  else
+    launch(kName, any_forward_kernel<T>, dim3(static_cast<unsigned>(a.t)), kBlock, stream, a);
+}
+
+template <class T>
+void backward(const RmsNormBackward& args, Stream stream) {
+  constexpr const char* kName = "rms_norm backward";
+  const Device& device = args.sum.device();
+  const int64_t t = args.sum.size(0), d = args.sum.size(1);
+  Gradients<T> a{.sum = rows<const float>(args.sum),
+                 .weight = elements<const float>(args.weight),
+                 .scale = elements<const float>(args.scale),
+                 .dy = rows<const T>(args.dy),
+                 .dsum = rows<const float>(args.dsum),
+                 .dx = rows<T>(args.dx),
+                 .dresidual = rows<float>(args.dresidual),
+                 .partial = nullptr,
+                 .t = t,
+                 .d = d};
+  const int64_t x_bytes = kPack * bytes_of(args.dy.dtype());
+  const bool fast = d % kPack == 0 && d <= kLongest && aligned(args.sum, 16) && aligned(args.dy, x_bytes) &&
+                    aligned(args.dsum, 16) && aligned(args.dx, x_bytes) && aligned(args.dresidual, 16) &&
+                    aligned(args.weight, 16);
+  const dim3 block = block_for(d);
+  // A few blocks for each multiprocessor: more would leave more partial sums of (4) to add.
+  const int64_t blocks =
+      fast ? std::min<int64_t>(divide_up(t, block.y), divide_up(768, block.x * block.y) * multiprocessors(device))
+           : divide_up(t, kAnyRows);
+  Tensor partial;
+  if (args.dweight) partial = Tensor::empty({blocks, d}, DType::f32, device);
+  a.partial = elements<float>(partial);
+  if (fast) {
+    const size_t shared = a.partial ? static_cast<size_t>(d) * block.y * sizeof(float) : 0;
+    launch(kName, backward_kernel<T>, dim3(static_cast<unsigned>(blocks)), block, LaunchOptions{.shared = shared},
+           stream, a);
+  } else {
+    if (a.dx || a.dresidual) launch(kName, any_backward_kernel<T>, dim3(static_cast<unsigned>(t)), kBlock, stream, a);
+    if (a.partial)
+      launch(kName, any_dweight_kernel<T>, dim3(static_cast<unsigned>(divide_up(blocks * d, kBlock))), kBlock, stream,
+             a, blocks);
+  }
+  if (args.dweight) sum_parts(kName, partial, args.dweight, d, {}, 0, stream);
+}
+
+}  // namespace
+
+void rms_norm_forward(const RmsNormForward& args, Stream stream) {
+  with_element(args.x.dtype(), "rms_norm", [&]<class T>(T) { forward<T>(args, stream); });
+}
+
+void rms_norm_backward(const RmsNormBackward& args, Stream stream) {
+  with_element(args.dy.dtype(), "rms_norm", [&]<class T>(T) { backward<T>(args, stream); });
+}
+
+}  // namespace ssm::cuda

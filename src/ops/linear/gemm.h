@@ -1,6 +1,7 @@
-// C = A B (+ C) on row-major matrices: the only place of the house that multiplies large matrices on the CPU.
+// C = A B (+ C) on row-major matrices: the only place of the house that multiplies large matrices.
 #pragma once
 
+#include "core/cuda.h"
 #include "core/tensor.h"
 #include "core/threads.h"
 
@@ -17,6 +18,23 @@ void gemm(const Matrix<float>& a, Transpose transpose_a, const Matrix<float>& b,
           const Matrix<float>& c, bool accumulate, Threads& threads);
 
 }  // namespace cpu
+
+namespace cuda {
+
+// The same through cuBLASLt, which is opened at the first call; Error when it is not there. a and b share f32, bf16 or
+// f16; c has their dtype or f32; sums are f32. `bias` (n), absent or of c's dtype, is added to each row, `scale` multiplies the product. Row strides
+// and the alignment of rows are free; rows on 16 bytes are the fast case.
+//
+// The algorithm is chosen by measuring at the first call of a kind (sizes, strides, dtypes, alignment), among those
+// that give the same bits as the library's own first choice; while a graph is recorded that first choice is taken.
+// So the same call gives the same bits, in every process on the same GPU and library.
+void gemm(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
+          bool accumulate, Stream stream, const Tensor& bias = {}, float scale = 1);
+
+// f32 operands rounded to TF32 (10 bits) on tensor cores: about 8 times faster. Off until asked for.
+void allow_tf32(bool allowed);
+
+}  // namespace cuda
 
 namespace ref {
 

@@ -16,15 +16,9 @@ constexpr int kChunk = static_cast<int>(kScanChunk);
 constexpr int kTiles = kChunk / kTile;
 constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 
-// A lane holds kSets channels and 4 states of each: lane % 4 says which states, lane / 4 and the set which channel.
-template <int kSets>
-struct Layout {
-  static constexpr int kWarpChannels = 8 * kSets;
-  static constexpr int kBlockChannels = kWarps * kWarpChannels;
-  // Channel of row (lane / 4) and set, inside the warp. The sums over states come out of the tensor cores with rows 2q
-  // and 2q + 1 of every set in lane q of four; this order makes them neighbours.
-  __device__ static int channel(int row, int set) { return 2 * kSets * (row >> 1) + 2 * set + (row & 1); }
-};
+// A lane walks 2 channels and 4 states of each: lane / 4, its row, says which channels, lane % 4 which states.
+constexpr int kWarpChannels = 16;
+constexpr int kBlockChannels = kWarps * kWarpChannels;
 
 // A run of tokens of one sequence that one block walks alone.
 struct Piece {
@@ -60,54 +54,94 @@ __device__ __forceinline__ float exp2_fast(float v) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
   return result;
 }
+__device__ __forceinline__ float log2_fast(float v) {
+  float result;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(v));
+  return result;
+}
+__device__ __forceinline__ float sigmoid(float v) {
+  float result;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(1 + exp2_fast(-v * kLog2E)));
+  return result;
+}
 __device__ __forceinline__ float softplus(float v) {
-  // log1p by its argument: near 1 the logarithm of 1 + e^v loses what e^v had, so small e^v go through the series.
+  // 1 + e^v loses what a small e^v had; the series of log1p keeps it.
   const float power = exp2_fast(v * kLog2E);
   const float series = power * (1 - power * (0.5f - power * (1.0f / 3 - power * 0.25f)));
-  const float result = power < 0.03f ? series : __logf(1 + power);
+  const float result = power < 0.03f ? series : log2_fast(1 + power) * kLn2;
   return v > 20 ? v : result;
 }
-// The derivative of softplus where it has the value delta.
+// The derivative of softplus where it has the value delta: 1 - e^-delta.
 __device__ __forceinline__ float softplus_slope(float delta) {
   const float series = delta * (1 - delta * (0.5f - delta * (1.0f / 6 - delta * (1.0f / 24))));
   return delta < 0.06f ? series : 1 - exp2_fast(-delta * kLog2E);
 }
-__device__ __forceinline__ float sigmoid(float v) { return __fdividef(1.0f, 1.0f + exp2_fast(-v * kLog2E)); }
 
-// d += a b on 16 x 8 tf32 numbers: row lane / 4 (and + 8) of a and d, column lane / 4 of b.
-__device__ __forceinline__ void multiply_add(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                             float b0, float b1) {
+// d += a b on tf32 numbers, (16, 8) += (16, 8) (8, 8). Lane l holds a at rows l / 4 (a0, a2) and l / 4 + 8 (a1, a3) and
+// columns l % 4 and l % 4 + 4 (a2, a3); b at rows l % 4 and l % 4 + 4, column l / 4; d at rows l / 4 and l / 4 + 8 (d2,
+// d3), columns 2 (l % 4) and the next.
+__device__ __forceinline__ void multiply_add(float (&d)[4], const float (&a)[4], const float (&b)[2]) {
   asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
       "%3};"
       : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(__float_as_uint(b0)), "r"(__float_as_uint(b1)));
+      : "r"(__float_as_uint(a[0])), "r"(__float_as_uint(a[1])), "r"(__float_as_uint(a[2])), "r"(__float_as_uint(a[3])),
+        "r"(__float_as_uint(b[0])), "r"(__float_as_uint(b[1])));
 }
-// The same where b needs more than tf32's 11 bits: in two parts, of 11 bits each.
+// What tf32, which has the first 11 bits of a number, leaves out.
+__device__ __forceinline__ float rest(float v) { return v - __uint_as_float(__float_as_uint(v) & 0xffffe000u); }
+// The same with numbers in a or in b, zeros and ones in the other; exactly enough for f32 in two parts.
 template <bool kExact>
-__device__ __forceinline__ void multiply_add_as(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                                float b0, float b1) {
-  multiply_add(d, a0, a1, a2, a3, b0, b1);
-  if constexpr (kExact) {
-    const auto rest = [](float v) { return v - __uint_as_float(__float_as_uint(v) & 0xffffe000u); };
-    multiply_add(d, a0, a1, a2, a3, rest(b0), rest(b1));
-  }
+__device__ __forceinline__ void add_rows(float (&d)[4], const float (&a)[4], const float (&ones)[2]) {
+  multiply_add(d, a, ones);
+  if constexpr (kExact) multiply_add(d, {rest(a[0]), rest(a[1]), rest(a[2]), rest(a[3])}, ones);
+}
+template <bool kExact>
+__device__ __forceinline__ void add_columns(float (&d)[4], const float (&ones)[4], float b0, float b1) {
+  multiply_add(d, ones, {b0, b1});
+  if constexpr (kExact) multiply_add(d, ones, {rest(b0), rest(b1)});
 }
 
-// Neighbouring channels of a row, 0 beyond e.
-template <int kCount, class T>
-__device__ __forceinline__ void load_channels(const Rows<const T>& rows, int64_t token, int64_t c, int64_t e,
-                                              bool aligned, float (&to)[kCount]) {
-  if (aligned && c + kCount <= e) {
-    load_floats(rows[token] + c, to);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = c + i < e ? to_float(rows[token][c + i]) : 0.0f;
+// Neighbouring numbers of a row, as they are in memory, so that several loads are under way before the first is looked
+// at.
+template <class T, int kCount>
+struct Raw {
+  uint32_t words[kCount * sizeof(T) / 4];
+
+  __device__ __forceinline__ float operator[](int i) const {
+    if constexpr (sizeof(T) == 4) return __uint_as_float(words[i]);
+    if constexpr (std::is_same_v<T, bf16>)
+      return __uint_as_float(i % 2 ? words[i / 2] & 0xffff0000u : words[i / 2] << 16);
+    if constexpr (std::is_same_v<T, f16>)
+      return __half2float(__ushort_as_half(static_cast<unsigned short>(words[i / 2] >> (i % 2 * 16))));
   }
+};
+// At once, or one by one and 0 from `count` on.
+template <int kCount, class T>
+__device__ __forceinline__ Raw<T, kCount> read(const T* from, int64_t count, bool at_once) {
+  Raw<T, kCount> raw;
+  if (at_once) {
+    const auto pack = *reinterpret_cast<const Pack<uint32_t, sizeof(raw.words) / 4>*>(from);
+#pragma unroll
+    for (int i = 0; i < static_cast<int>(sizeof(raw.words) / 4); ++i) raw.words[i] = pack.value[i];
+    return raw;
+  }
+#pragma unroll
+  for (int i = 0; i < static_cast<int>(sizeof(raw.words) / 4); ++i) {
+    raw.words[i] = 0;
+    if constexpr (sizeof(T) == 4) {
+      if (i < count) raw.words[i] = reinterpret_cast<const uint32_t*>(from)[i];
+    } else {
+      if (2 * i < count) raw.words[i] = reinterpret_cast<const uint16_t*>(from)[2 * i];
+      if (2 * i + 1 < count)
+        raw.words[i] |= static_cast<uint32_t>(reinterpret_cast<const uint16_t*>(from)[2 * i + 1]) << 16;
+    }
+  }
+  return raw;
 }
 template <int kCount, class T>
-__device__ __forceinline__ void store_channels(const Rows<T>& rows, int64_t token, int64_t c, int64_t e, bool aligned,
+__device__ __forceinline__ void store_channels(const Rows<T>& rows, int64_t token, int64_t c, int64_t e, bool at_once,
                                                const float (&from)[kCount]) {
-  if (aligned && c + kCount <= e) {
+  if (at_once) {
     store_floats(rows[token] + c, from);
   } else {
 #pragma unroll
@@ -116,130 +150,149 @@ __device__ __forceinline__ void store_channels(const Rows<T>& rows, int64_t toke
   }
 }
 
-// B and C of a chunk, 0 beyond its tokens and states. (64, 16) each
+// B or C of a chunk, 0 beyond its tokens and states: (64, 16), a part for each thread.
 template <class T>
-__device__ __forceinline__ void load_tile(const BackwardArgs<T>& args, const Rows<const T>& rows, int64_t token,
-                                          int tokens, float* to) {
-  constexpr int kPack = 16 / sizeof(T), kPacks = kStates / kPack;
-  for (int i = static_cast<int>(threadIdx.x); i < kChunk * kPacks; i += 32 * kWarps) {
-    const int t = i / kPacks, n = i % kPacks * kPack;
-    float values[kPack] = {};
-    if (t < tokens) {
-      if (args.aligned_BC && n + kPack <= args.group_states) {
-        load_floats(rows[token + t] + n, values);
-      } else {
-#pragma unroll
-        for (int j = 0; j < kPack; ++j)
-          if (n + j < args.group_states) values[j] = to_float(rows[token + t][n + j]);
-      }
-    }
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) to[t * kStates + n + j] = values[j];
-  }
-}
+struct TilePart {
+  static constexpr int kPack = 16 / sizeof(T), kPacks = kStates / kPack, kParts = kChunk * kPacks / (32 * kWarps);
+  Raw<T, kPack> raw[kParts];
 
-template <int kSets>
+  __device__ void load(const BackwardArgs<T>& args, const Rows<const T>& rows, int64_t token, int tokens) {
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      const int at = static_cast<int>(threadIdx.x) + i * 32 * kWarps, t = at / kPacks, n = at % kPacks * kPack;
+      const int count = t < tokens ? args.group_states - n : 0;
+      raw[i] = read<kPack>(rows[token + t] + n, count, args.aligned_BC && count >= kPack);
+    }
+  }
+  __device__ void store(float* to) const {
+#pragma unroll
+    for (int i = 0; i < kParts; ++i) {
+      float values[kPack];
+#pragma unroll
+      for (int j = 0; j < kPack; ++j) values[j] = raw[i][j];
+      store_floats(to + (static_cast<int>(threadIdx.x) + i * 32 * kWarps) * kPack, values);
+    }
+  }
+};
+
+template <class T>
 struct alignas(16) SharedBackward {
   float B[kChunk][kStates], C[kChunk][kStates];
   struct Warp {
-    float delta[kChunk][8][2 * kSets];  // delta and delta x of each set's channel, by row
-    float dy[kChunk][8][kSets];
+    float delta[kChunk][8][4];  // of each row's two channels: delta, delta x, delta, delta x
+    float dy[kChunk][8][2];
+    float dz[kChunk][8][2];  // what (19) multiplies y + D x with
+    T x[kChunk][8][2];
     // The state before each tile; once a tile is walked, its sums of dB and dC: (8, 32), 256 numbers.
     float starts[kTiles][2][32][4];
   } warps[kWarps];
 };
 
-// The chunk's delta, delta x and dy for this warp's channels. Tokens beyond the chunk keep the state: delta, x and dy
-// are 0 there.
-template <class T, int kSets>
+// The chunk's inputs for this warp's channels, one token and four channels a lane. Tokens beyond the chunk keep the
+// state: delta, x and dy are 0 there.
+template <class T>
 __device__ __forceinline__ void prepare(const BackwardArgs<T>& args, int64_t token, int tokens, int64_t channel,
-                                        const float (&bias)[2 * kSets], int lane,
-                                        typename SharedBackward<kSets>::Warp& warp) {
-  constexpr int kMine = 2 * kSets;
+                                        bool aligned, const float (&bias)[4], int lane,
+                                        typename SharedBackward<T>::Warp& warp) {
   const int row = lane / 4, quarter = lane % 4;
-#pragma unroll 2
-  for (int t = row; t < kChunk; t += kTile) {
-    float x[kMine] = {}, dt[kMine] = {}, z[kMine] = {}, dy[kMine] = {}, delta[kMine];
-    const bool inside = t < tokens;
-    if (inside) {
-      load_channels(args.x, token + t, channel, args.e, args.aligned, x);
-      load_channels(args.dt, token + t, channel, args.e, args.aligned, dt);
-      load_channels(args.dout, token + t, channel, args.e, args.aligned, dy);
-      if (args.z) load_channels(args.z, token + t, channel, args.e, args.aligned, z);
+  constexpr int kAtOnce = 4;
+#pragma unroll 1
+  for (int begin = row; begin < kChunk; begin += kAtOnce * kTile) {
+    Raw<T, 4> x[kAtOnce], dt[kAtOnce], z[kAtOnce], dout[kAtOnce];
+#pragma unroll
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int t = begin + u * kTile;
+      const int64_t at = token + t, count = t < tokens ? args.e - channel : 0;
+      const bool at_once = aligned && count >= 4;
+      x[u] = read<4>(args.x[at] + channel, count, at_once);
+      dt[u] = read<4>(args.dt[at] + channel, count, at_once);
+      dout[u] = read<4>(args.dout[at] + channel, count, at_once);
+      if (args.z) z[u] = read<4>(args.z[at] + channel, count, at_once);
     }
 #pragma unroll
-    for (int i = 0; i < kMine; ++i) {
-      delta[i] = inside ? softplus(dt[i] + bias[i]) : 0.0f;
-      if (args.z) dy[i] *= z[i] * sigmoid(z[i]);
-    }
+    for (int u = 0; u < kAtOnce; ++u) {
+      const int t = begin + u * kTile;
+      const float inside = t < tokens ? 1.0f : 0.0f;
+      float delta[4], input[4], dy[4], dz[4] = {};
 #pragma unroll
-    for (int j = 0; j < 2; ++j) {
-      float pair[kMine], gradients[kSets];
-#pragma unroll
-      for (int k = 0; k < kSets; ++k) {
-        pair[2 * k] = delta[2 * k + j];
-        pair[2 * k + 1] = delta[2 * k + j] * x[2 * k + j];
-        gradients[k] = dy[2 * k + j];
+      for (int i = 0; i < 4; ++i) {
+        delta[i] = inside * softplus(dt[u][i] + bias[i]);
+        input[i] = delta[i] * x[u][i];
+        dy[i] = dout[u][i];
       }
-      store_floats(&warp.delta[t][2 * quarter + j][0], pair);
-      store_floats(&warp.dy[t][2 * quarter + j][0], gradients);
+      if (args.z) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          const float gate = sigmoid(z[u][i]), gated = dy[i] * gate;
+          dy[i] = gated * z[u][i];
+          dz[i] = gated + dy[i] - dy[i] * gate;
+        }
+      }
+#pragma unroll
+      for (int j = 0; j < 4; j += 2) {
+        const int to = 2 * quarter + j / 2;
+        store_floats(warp.delta[t][to], {delta[j], input[j], delta[j + 1], input[j + 1]});
+        store_floats(warp.dy[t][to], {dy[j], dy[j + 1]});
+        store_floats(warp.dz[t][to], {dz[j], dz[j + 1]});
+        store_floats(warp.x[t][to], {x[u][j], x[u][j + 1]});
+      }
     }
   }
 }
 
-template <class T, int kSets>
-__global__ void __launch_bounds__(32 * kWarps, kSets == 2 ? 2 : 3)
-    scan_backward_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  using Shared = SharedBackward<kSets>;
+// The lines of the chunk before, on their way into the second-level cache while this one is walked.
+template <class T>
+__device__ __forceinline__ void prefetch_rows(const Rows<const T>& rows, int64_t token, int64_t channel) {
+  if (!rows) return;
+  const int t = static_cast<int>(threadIdx.x) % kChunk, half = static_cast<int>(threadIdx.x) / kChunk;
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(rows[token + t] + channel + half * (kBlockChannels / 2)));
+}
+
+template <class T>
+__global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const __grid_constant__ BackwardArgs<T> args) {
+  using Shared = SharedBackward<T>;
   constexpr bool kExact = std::is_same_v<T, float>;
-  constexpr int kMine = 2 * kSets;
   extern __shared__ __align__(16) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int lane = static_cast<int>(threadIdx.x) % 32, quarter = lane % 4, row = lane / 4;
   typename Shared::Warp& warp = shared.warps[threadIdx.x / 32];
   const int64_t e = args.e;
-  const int64_t warp_channel =
-      (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * Layout<kSets>::kWarpChannels;
-  const int64_t out_channel = warp_channel + kMine * quarter;  // of this lane's share of inputs and outputs
-  const bool has_z = static_cast<bool>(args.z);
+  const int64_t block_channel = static_cast<int64_t>(blockIdx.x) * kBlockChannels;
+  const int64_t warp_channel = block_channel + threadIdx.x / 32 * kWarpChannels;
+  const int64_t in_channel = warp_channel + 4 * quarter;  // first of the four whose inputs this lane prepares
+  const int64_t channel = warp_channel + 2 * row;         // first of the two that this lane walks
+  const bool out_at_once = args.aligned && channel + 2 <= e;
 
-  int64_t channel[kSets];
-  float rate[kSets][4], dA[kSets][4] = {};
-  bool exists[kSets][4];
-#pragma unroll
-  for (int k = 0; k < kSets; ++k) {
-    channel[k] = warp_channel + Layout<kSets>::channel(row, k);
-#pragma unroll
-    for (int j = 0; j < 4; ++j) {
-      const int n = 4 * quarter + j;
-      exists[k][j] = channel[k] < e && n < args.group_states;
-      rate[k][j] = exists[k][j] ? -expf(args.A_log[channel[k] * args.n + args.group + n]) * kLog2E : 0.0f;
-    }
-  }
-  float bias[kMine], D[kMine], dD[kMine] = {}, dbias[kMine] = {};
-#pragma unroll
-  for (int i = 0; i < kMine; ++i) {
-    bias[i] = args.dt_bias && out_channel + i < e ? args.dt_bias[out_channel + i] : 0.0f;
-    D[i] = args.D && out_channel + i < e ? args.D[out_channel + i] : 0.0f;
-  }
-  // What moves state 4q + j of lane q to row 2q + j of an accumulator (rows 2q + j - 2 + 8 for j of 2 and 3).
-  const uint32_t kOne = __float_as_uint(1.0f);
-  const uint32_t even = row == 2 * quarter ? kOne : 0u, odd = row == 2 * quarter + 1 ? kOne : 0u;
-  const auto state_at = [&](float* states, int64_t slot, int k, int j) -> float& {
-    return states[(slot * args.n + args.group + 4 * quarter + j) * e + channel[k]];
+  float rate[2][4], dA[2][4] = {}, bias[4], D[2], dD[2] = {}, dbias[2] = {};
+  const auto exists = [&](int k, int j) { return channel + k < e && 4 * quarter + j < args.group_states; };
+  const auto state_at = [&](auto* states, int64_t slot, int k, int j) -> auto& {
+    return states[(slot * args.n + args.group + 4 * quarter + j) * e + channel + k];
   };
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j)
+      rate[k][j] =
+          exists(k, j) ? -expf(args.A_log[(channel + k) * args.n + args.group + 4 * quarter + j]) * kLog2E : 0.0f;
+    D[k] = args.D && channel + k < e ? args.D[channel + k] : 0.0f;
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) bias[i] = args.dt_bias && in_channel + i < e ? args.dt_bias[in_channel + i] : 0.0f;
+
+  // States 4q and 4q + 2 of lane q go to rows 2q and 2q + 1 of an accumulator, the states after them 8 rows below.
+  const float even = row == 2 * quarter ? 1.0f : 0.0f, odd = row == 2 * quarter + 1 ? 1.0f : 0.0f;
 
   for (int i = args.workers[blockIdx.y]; i < args.workers[blockIdx.y + 1]; ++i) {
     const Piece piece = args.pieces[i];
-    float carried[kSets][4];
+    float carried[2][4];
 #pragma unroll
-    for (int k = 0; k < kSets; ++k)
+    for (int k = 0; k < 2; ++k)
 #pragma unroll
       for (int j = 0; j < 4; ++j) {
         carried[k][j] = 0;
-        if (exists[k][j] && args.carried)
+        if (exists(k, j) && args.carried)
           carried[k][j] = state_at(args.carried, i, k, j);
-        else if (exists[k][j] && args.dh)
+        else if (exists(k, j) && args.dh)
           carried[k][j] = state_at(args.dh, piece.slot, k, j);
       }
 
@@ -248,15 +301,23 @@ __global__ void __launch_bounds__(32 * kWarps, kSets == 2 ? 2 : 3)
       const int tokens = min(kChunk, piece.tokens - chunk * kChunk);
       const int tiles = (tokens + kTile - 1) / kTile;
 
-      float h[kSets][4];
+      float h[2][4];
 #pragma unroll
-      for (int k = 0; k < kSets; ++k)
+      for (int k = 0; k < 2; ++k)
 #pragma unroll
-        for (int j = 0; j < 4; ++j)
-          h[k][j] = exists[k][j] ? state_at(const_cast<float*>(args.starts), piece.chunk + chunk, k, j) : 0.0f;
-      load_tile(args, args.B, token, tokens, &shared.B[0][0]);
-      load_tile(args, args.C, token, tokens, &shared.C[0][0]);
-      prepare<T, kSets>(args, token, tokens, out_channel, bias, lane, warp);
+        for (int j = 0; j < 4; ++j) h[k][j] = exists(k, j) ? state_at(args.starts, piece.chunk + chunk, k, j) : 0.0f;
+      TilePart<T> B_part, C_part;
+      B_part.load(args, args.B, token, tokens);
+      C_part.load(args, args.C, token, tokens);
+      prepare(args, token, tokens, in_channel, args.aligned, bias, lane, warp);
+      B_part.store(&shared.B[0][0]);
+      C_part.store(&shared.C[0][0]);
+      if (chunk > 0 && block_channel + kBlockChannels <= e) {
+        prefetch_rows(args.x, token - kChunk, block_channel);
+        prefetch_rows(args.dt, token - kChunk, block_channel);
+        prefetch_rows(args.dout, token - kChunk, block_channel);
+        prefetch_rows(args.z, token - kChunk, block_channel);
+      }
       // B and C are there; and nobody reads the last chunk's sums of dB and dC any more, which lie where the states
       // of this one go.
       __syncthreads();
@@ -264,16 +325,16 @@ __global__ void __launch_bounds__(32 * kWarps, kSets == 2 ? 2 : 3)
       // The states before the tiles, (10).
       for (int tile = 0;; ++tile) {
 #pragma unroll
-        for (int k = 0; k < kSets; ++k) store_floats(warp.starts[tile][k][lane], h[k]);
+        for (int k = 0; k < 2; ++k) store_floats(warp.starts[tile][k][lane], h[k]);
         if (tile == tiles - 1) break;
 #pragma unroll
         for (int s = 0; s < kTile; ++s) {
           const int t = tile * kTile + s;
-          float B[4], delta[kMine];
+          float B[4], delta[4];
           load_floats(&shared.B[t][4 * quarter], B);
           load_floats(warp.delta[t][row], delta);
 #pragma unroll
-          for (int k = 0; k < kSets; ++k)
+          for (int k = 0; k < 2; ++k)
 #pragma unroll
             for (int j = 0; j < 4; ++j)
               h[k][j] = exp2_fast(delta[2 * k] * rate[k][j]) * h[k][j] + delta[2 * k + 1] * B[j];
@@ -282,17 +343,17 @@ __global__ void __launch_bounds__(32 * kWarps, kSets == 2 ? 2 : 3)
 
       for (int tile = tiles - 1; tile >= 0; --tile) {
         // This tile's states and decays.
-        float start[kSets][4], states[kTile][kSets][4], decays[kTile][kSets][4];
+        float start[2][4], states[kTile][2][4], decays[kTile][2][4];
 #pragma unroll
-        for (int k = 0; k < kSets; ++k) load_floats(warp.starts[tile][k][lane], start[k]);
+        for (int k = 0; k < 2; ++k) load_floats(warp.starts[tile][k][lane], start[k]);
 #pragma unroll
         for (int s = 0; s < kTile; ++s) {
           const int t = tile * kTile + s;
-          float B[4], delta[kMine];
+          float B[4], delta[4];
           load_floats(&shared.B[t][4 * quarter], B);
           load_floats(warp.delta[t][row], delta);
 #pragma unroll
-          for (int k = 0; k < kSets; ++k)
+          for (int k = 0; k < 2; ++k)
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
               const float before = s == 0 ? start[k][j] : states[s == 0 ? 0 : s - 1][k][j];
@@ -301,111 +362,96 @@ __global__ void __launch_bounds__(32 * kWarps, kSets == 2 ? 2 : 3)
             }
         }
 
-        // Backwards over the tile. Sums over states: row s of the accumulators is token s, columns are channels. Sums
-        // over channels: rows are tokens, dC's first, dB's from 8 on; columns are states.
-        float y[4] = {}, dinput[4] = {}, ddelta[4] = {}, low[4] = {}, high[4] = {};
+        // Backwards over the tile. Sums over states: rows of the accumulators are channels, columns are tokens. Sums
+        // over channels, first half and second half of the tile: rows are states, columns 2 (t % 4) and the next are
+        // the token; the even channels' sum is in the upper half, the odd ones' in the lower.
+        float y[4] = {}, dinput[4] = {}, ddelta[4] = {}, dC[2][4] = {}, dB[2][4] = {};
+        float ys[2][2], dinputs[2][2], ddeltas[2][2];  // of a pair of tokens
 #pragma unroll
         for (int s = kTile - 1; s >= 0; --s) {
           const int t = tile * kTile + s;
-          float B[4], C[4], delta[kMine], dy[kSets], dB[4], dC[4];
-          float ys[kSets] = {}, dinputs[kSets] = {}, ddeltas[kSets] = {};
+          float B[4], C[4], delta[4], dy[2], from_B[4], from_C[4];
           load_floats(&shared.B[t][4 * quarter], B);
           load_floats(&shared.C[t][4 * quarter], C);
           load_floats(warp.delta[t][row], delta);
           load_floats(warp.dy[t][row], dy);
 #pragma unroll
-          for (int k = 0; k < kSets; ++k)
+          for (int k = 0; k < 2; ++k) {
+            float &sum_y = ys[s % 2][k], &sum_input = dinputs[s % 2][k], &sum_delta = ddeltas[s % 2][k];
 #pragma unroll
             for (int j = 0; j < 4; ++j) {
               const float now = states[s][k][j], before = s == 0 ? start[k][j] : states[s == 0 ? 0 : s - 1][k][j];
               const float g = dy[k] * C[j] + carried[k][j];  // (13)
               carried[k][j] = g * decays[s][k][j];
               const float decayed = carried[k][j] * before;
-              dC[j] = k == 0 ? dy[k] * now : dC[j] + dy[k] * now;                              // (14)
-              dB[j] = k == 0 ? g * delta[2 * k + 1] : dB[j] + g * delta[2 * k + 1];            // (15)
-              ys[k] = j == 0 ? C[j] * now : ys[k] + C[j] * now;                                // (11)
-              dinputs[k] = j == 0 ? g * B[j] : dinputs[k] + g * B[j];                          // (16)
-              ddeltas[k] = j == 0 ? decayed * rate[k][j] : ddeltas[k] + decayed * rate[k][j];  // (17)
-              dA[k][j] += decayed * delta[2 * k];                                              // (18)
+              from_C[j] = k == 0 ? dy[k] * now : from_C[j] + dy[k] * now;                    // (14)
+              from_B[j] = k == 0 ? g * delta[2 * k + 1] : from_B[j] + g * delta[2 * k + 1];  // (15)
+              sum_y = j == 0 ? C[j] * now : sum_y + C[j] * now;                              // (11)
+              sum_input = j == 0 ? g * B[j] : sum_input + g * B[j];                          // (16)
+              sum_delta = j == 0 ? decayed * rate[k][j] : sum_delta + decayed * rate[k][j];  // (17)
+              dA[k][j] += decayed * delta[2 * k];                                            // (18)
             }
-          const uint32_t here = row == s ? kOne : 0u;
-          if constexpr (kSets == 2) {
-            multiply_add_as<kExact>(y, here, 0, 0, here, ys[0], ys[1]);
-            multiply_add_as<kExact>(dinput, here, 0, 0, here, dinputs[0], dinputs[1]);
-            multiply_add_as<kExact>(ddelta, here, 0, 0, here, ddeltas[0], ddeltas[1]);
-          } else {
-            multiply_add_as<kExact>(y, here, 0, 0, 0, ys[0], 0);
-            multiply_add_as<kExact>(dinput, here, 0, 0, here, dinputs[0], ddeltas[0]);
           }
-          float moved[4] = {};
-          multiply_add_as<kExact>(moved, even, 0, odd, 0, dC[0], dC[1]);
-          multiply_add_as<kExact>(moved, 0, even, 0, odd, dC[2], dC[3]);
-          multiply_add_as<kExact>(low, here, 0, here, 0, moved[0], moved[1]);
-          multiply_add_as<kExact>(high, here, 0, here, 0, moved[2], moved[3]);
-          float moved_B[4] = {};
-          multiply_add_as<kExact>(moved_B, even, 0, odd, 0, dB[0], dB[1]);
-          multiply_add_as<kExact>(moved_B, 0, even, 0, odd, dB[2], dB[3]);
-          multiply_add_as<kExact>(low, 0, here, 0, here, moved_B[0], moved_B[1]);
-          multiply_add_as<kExact>(high, 0, here, 0, here, moved_B[2], moved_B[3]);
+          if (s % 2 == 0) {
+            const float pair[2] = {row == s ? 1.0f : 0.0f, row == s + 1 ? 1.0f : 0.0f};
+            add_rows<kExact>(y, {ys[0][0], ys[0][1], ys[1][0], ys[1][1]}, pair);
+            add_rows<kExact>(dinput, {dinputs[0][0], dinputs[0][1], dinputs[1][0], dinputs[1][1]}, pair);
+            add_rows<kExact>(ddelta, {ddeltas[0][0], ddeltas[0][1], ddeltas[1][0], ddeltas[1][1]}, pair);
+          }
+          const float column[2] = {row == s % 4 * 2 ? 1.0f : 0.0f, row == s % 4 * 2 + 1 ? 1.0f : 0.0f};
+          float moved[4] = {}, moved_too[4] = {};  // rows are states, columns are channels
+          add_columns<kExact>(moved, {even, 0, odd, 0}, from_C[0], from_C[2]);
+          add_columns<kExact>(moved, {0, even, 0, odd}, from_C[1], from_C[3]);
+          add_columns<kExact>(moved_too, {even, 0, odd, 0}, from_B[0], from_B[2]);
+          add_columns<kExact>(moved_too, {0, even, 0, odd}, from_B[1], from_B[3]);
+          add_rows<kExact>(dC[s / 4], moved, column);
+          add_rows<kExact>(dB[s / 4], moved_too, column);
         }
-        if constexpr (kSets == 1) ddelta[0] = dinput[2], ddelta[1] = dinput[3];
 
         __syncwarp();  // every lane has read its start, which the sums now replace
-        float* sums = &warp.starts[tile][0][0][0] + row * 2 * kStates + 4 * quarter;
-        store_floats(sums, {low[2], low[3], high[2], high[3]});
-        store_floats(sums + kStates, {low[0], low[1], high[0], high[1]});
-
-        // Gradients of the elements: lane (row, quarter) has token `row` of the tile.
-        const int t = tile * kTile + row;
-        if (t < tokens) {
-          const int64_t at = token + t;
-          float values[3][kMine];
 #pragma unroll
-          for (int c = 0; c < kMine; ++c)
-            values[0][c] = y[c], values[1][c] = dinput[c], values[2][c] = ddelta[c] * kLn2;
+        for (int half = 0; half < 2; ++half) {
+          float* sums = &warp.starts[tile][0][0][0] + (4 * half + quarter) * 2 * kStates + 2 * row;
+          store_floats(sums, {dB[half][0] + dB[half][2], dB[half][1] + dB[half][3]});
+          store_floats(sums + kStates, {dC[half][0] + dC[half][2], dC[half][1] + dC[half][3]});
+        }
+
+        // Gradients of the elements: tokens 2q and 2q + 1 of the tile, this lane's channels.
+#pragma unroll
+        for (int u = 0; u < 2; ++u) {
+          const int t = tile * kTile + 2 * quarter + u;
+          if (t >= tokens) continue;
+          const int64_t at = token + t;
+          float values[3][2] = {{y[u], y[2 + u]}, {dinput[u], dinput[2 + u]}, {ddelta[u] * kLn2, ddelta[2 + u] * kLn2}};
           if (args.y) {
             float* totals[3] = {args.y, args.dinput, args.ddelta};
 #pragma unroll
             for (int which = 0; which < 3; ++which)
 #pragma unroll
-              for (int c = 0; c < kMine; ++c)
-                if (out_channel + c < e) {
-                  float& total = totals[which][at * e + out_channel + c];
-                  if (!args.first_group) values[which][c] += total;
-                  if (!args.last_group) total = values[which][c];
+              for (int k = 0; k < 2; ++k)
+                if (channel + k < e) {
+                  float& total = totals[which][at * e + channel + k];
+                  if (!args.first_group) values[which][k] += total;
+                  if (!args.last_group) total = values[which][k];
                 }
+            if (!args.last_group) continue;
           }
-          if (args.last_group) {
-            float x[kMine], dout[kMine], z[kMine], delta[kMine], dy[kMine], result[kMine];
-            load_channels(args.x, at, out_channel, e, args.aligned, x);
+          float x[2], delta[4], dy[2], dz[2], dx[2], ddt[2];
+          load_floats(warp.x[t][row], x);
+          load_floats(warp.delta[t][row], delta);
+          load_floats(warp.dy[t][row], dy);
+          load_floats(warp.dz[t][row], dz);
 #pragma unroll
-            for (int c = 0; c < kMine; ++c) {
-              delta[c] = warp.delta[t][2 * quarter + c % 2][c / 2 * 2];
-              dy[c] = warp.dy[t][2 * quarter + c % 2][c / 2];
-            }
-            if (has_z && args.dz) {
-              load_channels(args.dout, at, out_channel, e, args.aligned, dout);
-              load_channels(args.z, at, out_channel, e, args.aligned, z);
-#pragma unroll
-              for (int c = 0; c < kMine; ++c) {
-                const float gate = sigmoid(z[c]);
-                result[c] = dout[c] * (values[0][c] + D[c] * x[c]) * gate * (1 + z[c] * (1 - gate));  // (19)
-              }
-              store_channels(args.dz, at, out_channel, e, args.aligned, result);
-            }
-#pragma unroll
-            for (int c = 0; c < kMine; ++c) {
-              result[c] = values[1][c] * delta[c] + dy[c] * D[c];  // (16)
-              dD[c] += dy[c] * x[c];
-            }
-            if (args.dx) store_channels(args.dx, at, out_channel, e, args.aligned, result);
-#pragma unroll
-            for (int c = 0; c < kMine; ++c) {
-              result[c] = (values[2][c] + values[1][c] * x[c]) * softplus_slope(delta[c]);  // (17)
-              dbias[c] += result[c];
-            }
-            if (args.ddt) store_channels(args.ddt, at, out_channel, e, args.aligned, result);
+          for (int k = 0; k < 2; ++k) {
+            dz[k] *= values[0][k] + D[k] * x[k];                                           // (19)
+            dx[k] = values[1][k] * delta[2 * k] + dy[k] * D[k];                            // (16)
+            ddt[k] = (values[2][k] + values[1][k] * x[k]) * softplus_slope(delta[2 * k]);  // (17)
+            dD[k] += dy[k] * x[k];
+            dbias[k] += ddt[k];
           }
+          if (args.dz) store_channels(args.dz, at, channel, e, out_at_once, dz);
+          if (args.dx) store_channels(args.dx, at, channel, e, out_at_once, dx);
+          if (args.ddt) store_channels(args.ddt, at, channel, e, out_at_once, ddt);
         }
       }
 
@@ -427,28 +473,26 @@ __global__ void __launch_bounds__(32 * kWarps, kSets == 2 ? 2 : 3)
     }
     if (args.dh && piece.first)
 #pragma unroll
-      for (int k = 0; k < kSets; ++k)
+      for (int k = 0; k < 2; ++k)
 #pragma unroll
         for (int j = 0; j < 4; ++j)
-          if (exists[k][j]) state_at(args.dh, piece.slot, k, j) = carried[k][j];
+          if (exists(k, j)) state_at(args.dh, piece.slot, k, j) = carried[k][j];
   }
 
 #pragma unroll
-  for (int k = 0; k < kSets; ++k)
+  for (int k = 0; k < 2; ++k) {
 #pragma unroll
     for (int j = 0; j < 4; ++j)
-      if (exists[k][j])
-        args.dA[(static_cast<int64_t>(blockIdx.y) * kStates + 4 * quarter + j) * e + channel[k]] = dA[k][j];
+      if (exists(k, j))
+        args.dA[(static_cast<int64_t>(blockIdx.y) * kStates + 4 * quarter + j) * e + channel + k] = dA[k][j];
 #pragma unroll
-  for (int i = 0; i < kMine; ++i) {
-#pragma unroll
-    for (int step = 4; step < 32; step *= 2) {
-      dD[i] += __shfl_xor_sync(~0u, dD[i], step);
-      dbias[i] += __shfl_xor_sync(~0u, dbias[i], step);
+    for (int step = 1; step < 4; step *= 2) {
+      dD[k] += __shfl_xor_sync(~0u, dD[k], step);
+      dbias[k] += __shfl_xor_sync(~0u, dbias[k], step);
     }
-    if (row == 0 && out_channel + i < e) {
-      args.dD[blockIdx.y * e + out_channel + i] = dD[i];
-      args.dbias[blockIdx.y * e + out_channel + i] = dbias[i];
+    if (quarter == 0 && channel + k < e) {
+      args.dD[blockIdx.y * e + channel + k] = dD[k];
+      args.dbias[blockIdx.y * e + channel + k] = dbias[k];
     }
   }
 }
@@ -458,70 +502,77 @@ __global__ void __launch_bounds__(32 * kWarps, kSets == 2 ? 2 : 3)
 template <class T>
 __global__ void __launch_bounds__(32 * kWarps)
     scan_backward_piece_kernel(const __grid_constant__ BackwardArgs<T> args) {
-  constexpr int kSets = 2, kMine = 2 * kSets;
   __shared__ __align__(16) float C_tile[kChunk][kStates];
-  __shared__ __align__(16) float shared[kWarps][kTile * 2][8][kMine];  // delta and dy of each set's channel
+  __shared__ __align__(16) float shared[kWarps][kTile * 2][8][4];  // delta and dy of each set's channel
   const int lane = static_cast<int>(threadIdx.x) % 32, quarter = lane % 4, row = lane / 4;
-  float(&warp)[kTile * 2][8][kMine] = shared[threadIdx.x / 32];
+  float(&warp)[kTile * 2][8][4] = shared[threadIdx.x / 32];
   const int64_t e = args.e;
-  const int64_t warp_channel =
-      (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * Layout<kSets>::kWarpChannels;
-  const int64_t out_channel = warp_channel + kMine * quarter;
+  const int64_t warp_channel = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32) * kWarpChannels;
+  const int64_t in_channel = warp_channel + 4 * quarter, channel = warp_channel + 2 * row;
   const int i = static_cast<int>(blockIdx.y);
   const Piece piece = args.pieces[i];
   if (piece.first) return;  // nothing is to its left
-  int64_t channel[kSets];
-  float rate[kSets][4], carried[kSets][4] = {}, bias[kMine], total[kSets] = {};
+  float rate[2][4], carried[2][4] = {}, bias[4], total[2] = {};
 #pragma unroll
-  for (int k = 0; k < kSets; ++k) {
-    channel[k] = warp_channel + Layout<kSets>::channel(row, k);
+  for (int k = 0; k < 2; ++k) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
       const int n = 4 * quarter + j;
-      rate[k][j] = channel[k] < e && n < args.group_states
-                       ? -expf(args.A_log[channel[k] * args.n + args.group + n]) * kLog2E
+      rate[k][j] = channel + k < e && n < args.group_states
+                       ? -expf(args.A_log[(channel + k) * args.n + args.group + n]) * kLog2E
                        : 0.0f;
     }
   }
 #pragma unroll
-  for (int c = 0; c < kMine; ++c) bias[c] = args.dt_bias && out_channel + c < e ? args.dt_bias[out_channel + c] : 0.0f;
+  for (int c = 0; c < 4; ++c) bias[c] = args.dt_bias && in_channel + c < e ? args.dt_bias[in_channel + c] : 0.0f;
 
   for (int chunk = (piece.tokens - 1) / kChunk; chunk >= 0; --chunk) {
     const int64_t token = piece.token + static_cast<int64_t>(chunk) * kChunk;
     const int tokens = min(kChunk, piece.tokens - chunk * kChunk);
     __syncthreads();  // nobody reads the last chunk's C any more
-    load_tile(args, args.C, token, tokens, &C_tile[0][0]);
+    TilePart<T> C_part;
+    C_part.load(args, args.C, token, tokens);
+    C_part.store(&C_tile[0][0]);
     __syncthreads();
     for (int begin = kChunk - 2 * kTile; begin >= 0; begin -= 2 * kTile) {
       if (begin >= tokens) continue;
       __syncwarp();
+      Raw<T, 4> dt[2], z[2], dout[2];
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
         const int t = begin + half * kTile + row;
-        float dt[kMine] = {}, z[kMine] = {}, dy[kMine] = {}, delta[kMine];
-        const bool inside = t < tokens;
-        if (inside) {
-          load_channels(args.dt, token + t, out_channel, e, args.aligned, dt);
-          load_channels(args.dout, token + t, out_channel, e, args.aligned, dy);
-          if (args.z) load_channels(args.z, token + t, out_channel, e, args.aligned, z);
-        }
+        const int64_t at = token + t, count = t < tokens ? e - in_channel : 0;
+        const bool at_once = args.aligned && count >= 4;
+        dt[half] = read<4>(args.dt[at] + in_channel, count, at_once);
+        dout[half] = read<4>(args.dout[at] + in_channel, count, at_once);
+        if (args.z) z[half] = read<4>(args.z[at] + in_channel, count, at_once);
+      }
 #pragma unroll
-        for (int c = 0; c < kMine; ++c) {
-          delta[c] = inside ? softplus(dt[c] + bias[c]) : 0.0f;
-          if (args.z) dy[c] *= z[c] * sigmoid(z[c]);
+      for (int half = 0; half < 2; ++half) {
+        const float inside = begin + half * kTile + row < tokens ? 1.0f : 0.0f;
+        float dy[4], delta[4];
+#pragma unroll
+        for (int c = 0; c < 4; ++c) {
+          delta[c] = inside * softplus(dt[half][c] + bias[c]);
+          dy[c] = dout[half][c];
+        }
+        if (args.z) {
+#pragma unroll
+          for (int c = 0; c < 4; ++c) dy[c] *= z[half][c] * sigmoid(z[half][c]);
         }
 #pragma unroll
         for (int j = 0; j < 2; ++j)
-          store_floats(&warp[half * kTile + row][2 * quarter + j][0], {delta[j], dy[j], delta[2 + j], dy[2 + j]});
+          store_floats(&warp[half * kTile + row][2 * quarter + j][0],
+                       {delta[2 * j], dy[2 * j], delta[2 * j + 1], dy[2 * j + 1]});
       }
       __syncwarp();
 #pragma unroll
       for (int s = 2 * kTile - 1; s >= 0; --s) {
-        float C[4], inputs[kMine];
+        float C[4], inputs[4];
         load_floats(&C_tile[begin + s][4 * quarter], C);
         load_floats(warp[s][row], inputs);
 #pragma unroll
-        for (int k = 0; k < kSets; ++k) {
+        for (int k = 0; k < 2; ++k) {
           total[k] += inputs[2 * k];
 #pragma unroll
           for (int j = 0; j < 4; ++j)
@@ -531,13 +582,13 @@ __global__ void __launch_bounds__(32 * kWarps)
     }
   }
 #pragma unroll
-  for (int k = 0; k < kSets; ++k) {
-    if (channel[k] >= e) continue;
-    if (quarter == 0) args.delta_sums[i * e + channel[k]] = total[k];
+  for (int k = 0; k < 2; ++k) {
+    if (channel + k >= e) continue;
+    if (quarter == 0) args.delta_sums[i * e + channel + k] = total[k];
 #pragma unroll
     for (int j = 0; j < 4; ++j)
       if (4 * quarter + j < args.group_states)
-        args.carried[(static_cast<int64_t>(i) * args.n + args.group + 4 * quarter + j) * e + channel[k]] =
+        args.carried[(static_cast<int64_t>(i) * args.n + args.group + 4 * quarter + j) * e + channel + k] =
             carried[k][j];
   }
 }

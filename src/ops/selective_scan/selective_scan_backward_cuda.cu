@@ -83,12 +83,12 @@ Rows<T> columns_from(Rows<T> rows, int64_t column) {
   return rows;
 }
 
-template <class T, int kSets>
+template <class T>
 void backward_with(const ScanBackward& given, Stream stream) {
   const Device device = given.x.device();
   const int64_t tokens = given.x.size(0), e = given.x.size(1), n = given.B.size(1);
-  const int64_t blocks = divide_up(e, Layout<kSets>::kBlockChannels);
-  const Plan plan = plan_pieces(*given.seqs, blocks, multiprocessors(device) * (kSets == 2 ? 2 : 3));
+  const int64_t blocks = divide_up(e, kBlockChannels);
+  const Plan plan = plan_pieces(*given.seqs, blocks, multiprocessors(device) * 2);
   const auto pieces = static_cast<int64_t>(plan.pieces.size());
   const auto workers = static_cast<int64_t>(plan.workers.size()) - 1;
   const auto floats = [&](const Shape& shape) { return Tensor::empty(shape, DType::f32, device); };
@@ -146,14 +146,14 @@ void backward_with(const ScanBackward& given, Stream stream) {
     args.C = columns_from(rows<const T>(given.C), group);
     if (plan.cut) {
       launch(kName, scan_backward_piece_kernel<T>,
-             dim3(static_cast<unsigned>(divide_up(e, Layout<2>::kBlockChannels)), grid_y(pieces)), dim3(32 * kWarps),
-             stream, args);
+             dim3(static_cast<unsigned>(divide_up(e, kBlockChannels)), grid_y(pieces)), dim3(32 * kWarps), stream,
+             args);
       launch(kName, scan_backward_carry_kernel<T>,
              dim3(static_cast<unsigned>(divide_up(e, 64)), static_cast<unsigned>(args.group_states)), dim3(64), stream,
              args, static_cast<int>(pieces));
     }
-    launch(kName, scan_backward_kernel<T, kSets>, dim3(static_cast<unsigned>(blocks), grid_y(workers)),
-           dim3(32 * kWarps), {.shared = sizeof(SharedBackward<kSets>)}, stream, args);
+    launch(kName, scan_backward_kernel<T>, dim3(static_cast<unsigned>(blocks), grid_y(workers)), dim3(32 * kWarps),
+           {.shared = sizeof(SharedBackward<T>)}, stream, args);
     if (dBC)
       launch(kName, scan_backward_sum_tokens_kernel<T>, dim3(static_cast<unsigned>(divide_up(tokens * 8, 128))),
              dim3(128), stream, args.dBC, static_cast<int>(blocks), tokens, args.group_states,
@@ -170,7 +170,7 @@ void backward_with(const ScanBackward& given, Stream stream) {
 }  // namespace
 
 void selective_scan_backward(const ScanBackward& args, Stream stream) {
-  with_element(args.x.dtype(), kName, [&](auto element) { backward_with<decltype(element), 2>(args, stream); });
+  with_element(args.x.dtype(), kName, [&](auto element) { backward_with<decltype(element)>(args, stream); });
 }
 
 }  // namespace ssm::cuda

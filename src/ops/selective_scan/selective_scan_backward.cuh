@@ -105,8 +105,15 @@ __device__ __forceinline__ void add_columns(float (&d)[4], const float (&ones)[4
 // at.
 template <class T, int kCount>
 struct Raw {
-  uint32_t words[kCount * sizeof(T) / 4];
+  static constexpr int kWords = kCount * sizeof(T) / 4;
+  uint32_t words[kWords];
 
+  __device__ __forceinline__ Raw<T, 2> pair(int i) const {
+    if constexpr (sizeof(T) == 4)
+      return {words[2 * i], words[2 * i + 1]};
+    else
+      return {words[i]};
+  }
   __device__ __forceinline__ float operator[](int i) const {
     if constexpr (sizeof(T) == 4) return __uint_as_float(words[i]);
     if constexpr (std::is_same_v<T, bf16>)
@@ -120,13 +127,13 @@ template <int kCount, class T>
 __device__ __forceinline__ Raw<T, kCount> read(const T* from, int64_t count, bool at_once) {
   Raw<T, kCount> raw;
   if (at_once) {
-    const auto pack = *reinterpret_cast<const Pack<uint32_t, sizeof(raw.words) / 4>*>(from);
+    const auto pack = *reinterpret_cast<const Pack<uint32_t, raw.kWords>*>(from);
 #pragma unroll
-    for (int i = 0; i < static_cast<int>(sizeof(raw.words) / 4); ++i) raw.words[i] = pack.value[i];
+    for (int i = 0; i < raw.kWords; ++i) raw.words[i] = pack.value[i];
     return raw;
   }
 #pragma unroll
-  for (int i = 0; i < static_cast<int>(sizeof(raw.words) / 4); ++i) {
+  for (int i = 0; i < raw.kWords; ++i) {
     raw.words[i] = 0;
     if constexpr (sizeof(T) == 4) {
       if (i < count) raw.words[i] = reinterpret_cast<const uint32_t*>(from)[i];
@@ -138,16 +145,25 @@ __device__ __forceinline__ Raw<T, kCount> read(const T* from, int64_t count, boo
   }
   return raw;
 }
-template <int kCount, class T>
-__device__ __forceinline__ void store_channels(const Rows<T>& rows, int64_t token, int64_t c, int64_t e, bool at_once,
-                                               const float (&from)[kCount]) {
-  if (at_once) {
-    store_floats(rows[token] + c, from);
-  } else {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i)
-      if (c + i < e) rows[token][c + i] = from_float<T>(from[i]);
+// Two neighbours of a row, or the first of them alone.
+template <class T>
+__device__ __forceinline__ void store_pair(T* to, const float (&from)[2], bool both, bool aligned) {
+  if (both && aligned) {
+    if constexpr (sizeof(T) == 4) {
+      store_floats(to, from);
+    } else {
+      using Pair = std::conditional_t<std::is_same_v<T, bf16>, __nv_bfloat162, __half2>;
+      Pair pair;
+      if constexpr (std::is_same_v<T, bf16>)
+        pair = __floats2bfloat162_rn(from[0], from[1]);
+      else
+        pair = __floats2half2_rn(from[0], from[1]);
+      *reinterpret_cast<Pair*>(to) = pair;
+    }
+    return;
   }
+  to[0] = from_float<T>(from[0]);
+  if (both) to[1] = from_float<T>(from[1]);
 }
 
 // B or C of a chunk, 0 beyond its tokens and states: (64, 16), a part for each thread.
@@ -182,18 +198,17 @@ struct alignas(16) SharedBackward {
     float delta[kChunk][8][4];  // of each row's two channels: delta, delta x, delta, delta x
     float dy[kChunk][8][2];
     float dz[kChunk][8][2];  // what (19) multiplies y + D x with
-    T x[kChunk][8][2];
+    Raw<T, 2> x[kChunk][8];
     // The state before each tile; once a tile is walked, its sums of dB and dC: (8, 32), 256 numbers.
     float starts[kTiles][2][32][4];
   } warps[kWarps];
 };
 
 // The chunk's inputs for this warp's channels, one token and four channels a lane. Tokens beyond the chunk keep the
-// state: delta, x and dy are 0 there.
-template <class T>
+// state: delta, x and dy are 0 there. kWhole: all tokens and channels are there, in aligned rows.
+template <bool kWhole, class T>
 __device__ __forceinline__ void prepare(const BackwardArgs<T>& args, int64_t token, int tokens, int64_t channel,
-                                        bool aligned, const float (&bias)[4], int lane,
-                                        typename SharedBackward<T>::Warp& warp) {
+                                        const float (&bias)[4], int lane, typename SharedBackward<T>::Warp& warp) {
   const int row = lane / 4, quarter = lane % 4;
   constexpr int kAtOnce = 4;
 #pragma unroll 1
@@ -203,7 +218,7 @@ __device__ __forceinline__ void prepare(const BackwardArgs<T>& args, int64_t tok
     for (int u = 0; u < kAtOnce; ++u) {
       const int t = begin + u * kTile;
       const int64_t at = token + t, count = t < tokens ? args.e - channel : 0;
-      const bool at_once = aligned && count >= 4;
+      const bool at_once = kWhole || (args.aligned && count >= 4);
       x[u] = read<4>(args.x[at] + channel, count, at_once);
       dt[u] = read<4>(args.dt[at] + channel, count, at_once);
       dout[u] = read<4>(args.dout[at] + channel, count, at_once);
@@ -212,7 +227,7 @@ __device__ __forceinline__ void prepare(const BackwardArgs<T>& args, int64_t tok
 #pragma unroll
     for (int u = 0; u < kAtOnce; ++u) {
       const int t = begin + u * kTile;
-      const float inside = t < tokens ? 1.0f : 0.0f;
+      const float inside = kWhole || t < tokens ? 1.0f : 0.0f;
       float delta[4], input[4], dy[4], dz[4] = {};
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -234,7 +249,7 @@ __device__ __forceinline__ void prepare(const BackwardArgs<T>& args, int64_t tok
         store_floats(warp.delta[t][to], {delta[j], input[j], delta[j + 1], input[j + 1]});
         store_floats(warp.dy[t][to], {dy[j], dy[j + 1]});
         store_floats(warp.dz[t][to], {dz[j], dz[j + 1]});
-        store_floats(warp.x[t][to], {x[u][j], x[u][j + 1]});
+        warp.x[t][to] = x[u].pair(j / 2);
       }
     }
   }
@@ -246,6 +261,29 @@ __device__ __forceinline__ void prefetch_rows(const Rows<const T>& rows, int64_t
   if (!rows) return;
   const int t = static_cast<int>(threadIdx.x) % kChunk, half = static_cast<int>(threadIdx.x) / kChunk;
   asm volatile("prefetch.global.L2 [%0];" ::"l"(rows[token + t] + channel + half * (kBlockChannels / 2)));
+}
+
+// Adds what the groups of states so far gave to a sum over states and keeps the new sum for the next; whether there is
+// a next.
+template <class T>
+__device__ __forceinline__ bool add_group(const BackwardArgs<T>& args, float* total, float (&sum)[2], bool both) {
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    if (k == 1 && !both) break;
+    if (!args.first_group) sum[k] += total[k];
+    if (!args.last_group) total[k] = sum[k];
+  }
+  return !args.last_group;
+}
+
+// The same numbers, but the compiler does not know them any more. `through` is this lane's alone.
+__device__ __forceinline__ void keep(float (&v)[4], float* through) {
+  store_floats(through, v);
+  const auto at = static_cast<uint32_t>(__cvta_generic_to_shared(through));
+  asm volatile("ld.volatile.shared.v4.f32 {%0, %1, %2, %3}, [%4];"
+               : "=f"(v[0]), "=f"(v[1]), "=f"(v[2]), "=f"(v[3])
+               : "r"(at)
+               : "memory");
 }
 
 template <class T>
@@ -261,7 +299,7 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const __g
   const int64_t warp_channel = block_channel + threadIdx.x / 32 * kWarpChannels;
   const int64_t in_channel = warp_channel + 4 * quarter;  // first of the four whose inputs this lane prepares
   const int64_t channel = warp_channel + 2 * row;         // first of the two that this lane walks
-  const bool out_at_once = args.aligned && channel + 2 <= e;
+  const bool both = channel + 2 <= e;                     // else one, or none
 
   float rate[2][4], dA[2][4] = {}, bias[4], D[2], dD[2] = {}, dbias[2] = {};
   const auto exists = [&](int k, int j) { return channel + k < e && 4 * quarter + j < args.group_states; };
@@ -279,8 +317,13 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const __g
 #pragma unroll
   for (int i = 0; i < 4; ++i) bias[i] = args.dt_bias && in_channel + i < e ? args.dt_bias[in_channel + i] : 0.0f;
 
-  // States 4q and 4q + 2 of lane q go to rows 2q and 2q + 1 of an accumulator, the states after them 8 rows below.
+  // States 4q and 4q + 2 of lane q go to rows 2q and 2q + 1 of an accumulator, the states after them 8 rows below. The
+  // zeros and ones come through memory so that the compiler keeps them in their four neighbouring registers: what it
+  // can make anew it makes anew before each product, 124 instructions a tile.
   const float even = row == 2 * quarter ? 1.0f : 0.0f, odd = row == 2 * quarter + 1 ? 1.0f : 0.0f;
+  float upper[4] = {even, 0, odd, 0}, lower[4] = {0, even, 0, odd};
+  keep(upper, warp.starts[0][0][lane]);
+  keep(lower, warp.starts[0][1][lane]);
 
   for (int i = args.workers[blockIdx.y]; i < args.workers[blockIdx.y + 1]; ++i) {
     const Piece piece = args.pieces[i];
@@ -309,7 +352,10 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const __g
       TilePart<T> B_part, C_part;
       B_part.load(args, args.B, token, tokens);
       C_part.load(args, args.C, token, tokens);
-      prepare(args, token, tokens, in_channel, args.aligned, bias, lane, warp);
+      if (args.aligned && tokens == kChunk && block_channel + kBlockChannels <= e)
+        prepare<true>(args, token, tokens, in_channel, bias, lane, warp);
+      else
+        prepare<false>(args, token, tokens, in_channel, bias, lane, warp);
       B_part.store(&shared.B[0][0]);
       C_part.store(&shared.C[0][0]);
       if (chunk > 0 && block_channel + kBlockChannels <= e) {
@@ -400,10 +446,10 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const __g
           }
           const float column[2] = {row == s % 4 * 2 ? 1.0f : 0.0f, row == s % 4 * 2 + 1 ? 1.0f : 0.0f};
           float moved[4] = {}, moved_too[4] = {};  // rows are states, columns are channels
-          add_columns<kExact>(moved, {even, 0, odd, 0}, from_C[0], from_C[2]);
-          add_columns<kExact>(moved, {0, even, 0, odd}, from_C[1], from_C[3]);
-          add_columns<kExact>(moved_too, {even, 0, odd, 0}, from_B[0], from_B[2]);
-          add_columns<kExact>(moved_too, {0, even, 0, odd}, from_B[1], from_B[3]);
+          add_columns<kExact>(moved, upper, from_C[0], from_C[2]);
+          add_columns<kExact>(moved, lower, from_C[1], from_C[3]);
+          add_columns<kExact>(moved_too, upper, from_B[0], from_B[2]);
+          add_columns<kExact>(moved_too, lower, from_B[1], from_B[3]);
           add_rows<kExact>(dC[s / 4], moved, column);
           add_rows<kExact>(dB[s / 4], moved_too, column);
         }
@@ -417,41 +463,39 @@ __global__ void __launch_bounds__(32 * kWarps, 2) scan_backward_kernel(const __g
         }
 
         // Gradients of the elements: tokens 2q and 2q + 1 of the tile, this lane's channels.
+        const int first = tile * kTile + 2 * quarter;
+        T* dx_at = args.dx[token + first] + channel;
+        T* ddt_at = args.ddt[token + first] + channel;
+        T* dz_at = args.dz[token + first] + channel;
 #pragma unroll
         for (int u = 0; u < 2; ++u) {
-          const int t = tile * kTile + 2 * quarter + u;
-          if (t >= tokens) continue;
-          const int64_t at = token + t;
-          float values[3][2] = {{y[u], y[2 + u]}, {dinput[u], dinput[2 + u]}, {ddelta[u] * kLn2, ddelta[2 + u] * kLn2}};
+          const int t = first + u;
+          if (t >= tokens || channel >= e) break;
+          float y_here[2] = {y[u], y[2 + u]}, input_here[2] = {dinput[u], dinput[2 + u]},
+                delta_here[2] = {ddelta[u], ddelta[2 + u]};
           if (args.y) {
-            float* totals[3] = {args.y, args.dinput, args.ddelta};
-#pragma unroll
-            for (int which = 0; which < 3; ++which)
-#pragma unroll
-              for (int k = 0; k < 2; ++k)
-                if (channel + k < e) {
-                  float& total = totals[which][at * e + channel + k];
-                  if (!args.first_group) values[which][k] += total;
-                  if (!args.last_group) total = values[which][k];
-                }
-            if (!args.last_group) continue;
+            const int64_t at = (token + t) * e + channel;
+            const bool more = add_group(args, args.y + at, y_here, both) &
+                              add_group(args, args.dinput + at, input_here, both) &
+                              add_group(args, args.ddelta + at, delta_here, both);
+            if (more) continue;
           }
-          float x[2], delta[4], dy[2], dz[2], dx[2], ddt[2];
-          load_floats(warp.x[t][row], x);
+          float delta[4], dy[2], dz[2], dx[2], ddt[2];
+          const Raw<T, 2> x = warp.x[t][row];
           load_floats(warp.delta[t][row], delta);
           load_floats(warp.dy[t][row], dy);
           load_floats(warp.dz[t][row], dz);
 #pragma unroll
           for (int k = 0; k < 2; ++k) {
-            dz[k] *= values[0][k] + D[k] * x[k];                                           // (19)
-            dx[k] = values[1][k] * delta[2 * k] + dy[k] * D[k];                            // (16)
-            ddt[k] = (values[2][k] + values[1][k] * x[k]) * softplus_slope(delta[2 * k]);  // (17)
+            dz[k] *= y_here[k] + D[k] * x[k];                                                       // (19)
+            dx[k] = input_here[k] * delta[2 * k] + dy[k] * D[k];                                    // (16)
+            ddt[k] = (delta_here[k] * kLn2 + input_here[k] * x[k]) * softplus_slope(delta[2 * k]);  // (17)
             dD[k] += dy[k] * x[k];
             dbias[k] += ddt[k];
           }
-          if (args.dz) store_channels(args.dz, at, channel, e, out_at_once, dz);
-          if (args.dx) store_channels(args.dx, at, channel, e, out_at_once, dx);
-          if (args.ddt) store_channels(args.ddt, at, channel, e, out_at_once, ddt);
+          if (args.dz) store_pair(dz_at + u * args.dz.stride, dz, both, args.aligned);
+          if (args.dx) store_pair(dx_at + u * args.dx.stride, dx, both, args.aligned);
+          if (args.ddt) store_pair(ddt_at + u * args.ddt.stride, ddt, both, args.aligned);
         }
       }
 

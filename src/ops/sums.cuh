@@ -2,6 +2,8 @@
 // partial sums that blocks leave behind.
 #pragma once
 
+#include <algorithm>
+
 #include "core/cuda_kernel.cuh"
 
 namespace ssm::cuda {
@@ -26,6 +28,17 @@ __device__ __forceinline__ float row_sum(float value, float* scratch) {
   float sum = 0;
   for (unsigned warp = 0; warp < warps; ++warp) sum += mine[warp];
   return sum;
+}
+
+// Blocks of a kernel that the whole GPU holds at once.
+template <class... Parameters>
+int64_t resident_blocks(const char* op, void (*kernel)(Parameters...), dim3 block, size_t shared,
+                        const Device& device) {
+  int each = 0;
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, static_cast<int>(block.x * block.y * block.z),
+                                                      shared),
+        op);
+  return int64_t{std::max(each, 1)} * multiprocessors(device);
 }
 
 namespace {

@@ -3,6 +3,7 @@
 // each row is read once. Any other width or alignment takes one thread an element. Equations: conv1d.h, README.md.
 #include "core/cuda_kernel.cuh"
 #include "ops/conv1d/conv1d.h"
+#include "ops/sigmoid.cuh"
 #include "ops/sums.cuh"
 
 namespace ssm::cuda {
@@ -13,9 +14,10 @@ constexpr int kLanes = 32;
 constexpr int kChannels = 4;  // of a thread; 8 take twice the registers, and the threads that are left wait for memory
 // Rows of a piece. Each piece reads the 3 rows before it again and backward also those behind it, from the second-level
 // cache as a rule; longer pieces leave too few threads at a batch of 8 x 2,048 rows.
-constexpr int kForwardRows = 32, kForwardPieces = 4;  // a block
-constexpr int kBackwardBlocks = 2;
-constexpr int kBackwardRows = 61, kBackwardPieces = 8;  // with the 3 rows behind it 64 steps, a multiple of kTaps
+constexpr int kForwardRows = 32, kForwardPieces = 4, kForwardBlocks = 8;     // pieces a block, blocks a multiprocessor
+constexpr int kBackwardRows = 61, kBackwardPieces = 4, kBackwardBlocks = 4;  // with the 3 rows behind it 64 steps
+// Groups of kTaps rows on their way from memory while one is worked on.
+constexpr int kAhead = 3;
 
 // Row of Seqs::pieces.
 struct Piece {
@@ -43,13 +45,6 @@ struct Filter {
   bool silu;
 };
 
-// Two instructions of the special-function unit, each good to 2^-22.
-__device__ __forceinline__ float sigmoid(float v) {
-  float power, result;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(v * -1.4426950408889634f));
-  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(power + 1.0f));
-  return result;
-}
 __device__ __forceinline__ float activated(float v, bool silu) { return silu ? v * sigmoid(v) : v; }  // (3)
 __device__ __forceinline__ float slope(float v, bool silu) {                                          // (5)
   if (!silu) return 1.0f;
@@ -84,10 +79,35 @@ __device__ __forceinline__ void widen(const Pack<T, kChannels>& pack, float (&to
   for (int j = 0; j < kChannels; ++j) to[j] = to_float(pack.value[j]);
 }
 
-template <class T>
-__device__ __forceinline__ Pack<T, kChannels> load_pack(const T* from) {
-  return *reinterpret_cast<const Pack<T, kChannels>*>(from);
-}
+// A thread's own window on the rows to come, in shared memory: no register waits for them, and since nobody else looks
+// into it there is no barrier. kStreams rows are read at each step; groups of kTaps steps are ordered and awaited.
+template <class T, int kStreams, int kPieces>
+class Ahead {
+ public:
+  using Row = Pack<T, kChannels>;
+  static constexpr int kGroups = kAhead + 1, kRows = kGroups * kTaps * kStreams;
+  static constexpr size_t kBytes = size_t{kPieces} * kRows * kLanes * sizeof(Row);
+
+  __device__ explicit Ahead(void* shared)
+      : rows_(static_cast<Row*>(shared) + threadIdx.y * kRows * kLanes + threadIdx.x) {}
+  __device__ __forceinline__ void order(int group, int u, int stream, const T* from) {
+    const auto to = static_cast<uint32_t>(__cvta_generic_to_shared(row(group, u, stream)));
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2;" ::"r"(to), "l"(from), "n"(static_cast<int>(sizeof(Row)))
+                 : "memory");
+  }
+  __device__ __forceinline__ void end_group() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+  // Until all groups but the last kAhead that were ended are there.
+  __device__ __forceinline__ void await() { asm volatile("cp.async.wait_group %0;" ::"n"(kAhead) : "memory"); }
+  __device__ __forceinline__ void read(int group, int u, int stream, float (&to)[kChannels]) const {
+    widen(*row(group, u, stream), to);
+  }
+
+ private:
+  __device__ __forceinline__ Row* row(int group, int u, int stream) const {
+    return rows_ + ((group % kGroups * kTaps + u) * kStreams + stream) * kLanes;
+  }
+  Row* rows_;
+};
 
 // The kCarried rows before `piece` into window[0 .. kCarried).
 template <class T>
@@ -108,9 +128,10 @@ __device__ __forceinline__ void load_carried(const Inputs<T>& in, const Piece& p
 
 // One thread walks one piece. With a new state the pieces are whole sequences.
 template <class T, bool kSilu>
-__global__ void __launch_bounds__(kLanes* kForwardPieces)
+__global__ void __launch_bounds__(kLanes* kForwardPieces, kForwardBlocks)
     forward_kernel(Inputs<T> in, Filter filter, Rows<T> y, const Piece* pieces, int64_t piece_count,
-                   int64_t blocks_across, float* new_state) {
+                   unsigned blocks_across, float* new_state) {
+  extern __shared__ __align__(16) unsigned char shared[];
   const int64_t c = (blockIdx.x % blocks_across * kLanes + threadIdx.x) * kChannels;
   const int64_t number = blockIdx.x / blocks_across * kForwardPieces + threadIdx.y;
   if (c >= in.e || number >= piece_count) return;
@@ -118,31 +139,34 @@ __global__ void __launch_bounds__(kLanes* kForwardPieces)
   const int length = static_cast<int>(piece.rows);
   const T* x = in.x[piece.first] + c;
   T* to = y[piece.first] + c;
-  // Behind the piece its last row is read again: no branch parts the loads, which are all a piece's latency.
-  const auto load = [&](int row) { return load_pack(x + min(row, length - 1) * in.x.stride); };
-  Pack<T, kChannels> ahead[kTaps];
+  Ahead<T, 1, kForwardPieces> ahead(shared);
+  const auto order = [&](int group) {
+    const int row = group * kTaps;
+    const T* from = x + row * in.x.stride;
+    if (row + kTaps <= length) {
 #pragma unroll
-  for (int u = 0; u < kTaps; ++u) ahead[u] = load(u);
+      for (int u = 0; u < kTaps; ++u, from += in.x.stride) ahead.order(group, u, 0, from);
+    } else {
+      for (int u = 0; row + u < length; ++u, from += in.x.stride) ahead.order(group, u, 0, from);
+    }
+    ahead.end_group();
+  };
+#pragma unroll
+  for (int group = 0; group < kAhead; ++group) order(group);
   const FilterRegisters taps(filter, c);
   float window[kTaps][kChannels];  // row r of the piece is in window[(r + kCarried) % kTaps]
   load_carried(in, piece, c, window);
 
-  for (int row = 0; row < length; row += kTaps, to += kTaps * y.stride) {
-    Pack<T, kChannels> now[kTaps];
-#pragma unroll
-    for (int u = 0; u < kTaps; ++u) now[u] = ahead[u];
-    if (row + kTaps < length) {
-#pragma unroll
-      for (int u = 0; u < kTaps; ++u) ahead[u] = load(row + kTaps + u);
-    }
+  for (int group = 0; group * kTaps < length; ++group, to += kTaps * y.stride) {
+    order(group + kAhead);
+    ahead.await();
 #pragma unroll
     for (int u = 0; u < kTaps; ++u) {
-      const bool mine = row + u < length;
-      if (mine) widen(now[u], window[(u + kCarried) % kTaps]);
+      ahead.read(group, u, 0, window[(u + kCarried) % kTaps]);
       float result[kChannels];
 #pragma unroll
       for (int j = 0; j < kChannels; ++j) result[j] = activated(taps.preactivation<1>(window, u, j), kSilu);
-      if (mine) store_floats(to + u * y.stride, result);
+      if (group * kTaps + u < length) store_floats(to + u * y.stride, result);
     }
   }
   if (!new_state) return;
@@ -208,46 +232,49 @@ struct BackwardWalk {
   int64_t e;
   int begin, last, end;  // the sequence's first row, the rows of the piece, the sequence's end
   FilterRegisters taps;
+  Ahead<T, 2, kBackwardPieces> ahead;
   float window[kTaps][kChannels], g[kTaps][kChannels], dweight[kTaps][kChannels], dbias[kChannels];
-  Pack<T, kChannels> x_ahead[kTaps], dy_ahead[kTaps];
 
-  // Of a row outside the sequence another one is read, and replaced (x) or not used (dy) later.
-  __device__ __forceinline__ Pack<T, kChannels> load_x(int p) const {
-    return load_pack(x + static_cast<int64_t>(min(max(p, begin), end - 1)) * x_stride);
+  // Where row p of x is; of a row outside the sequence another one, whose value is replaced (x) or not used (dy) later.
+  __device__ __forceinline__ const T* x_row(int p) const {
+    return x + static_cast<int64_t>(min(max(p, begin), end - 1)) * x_stride;
   }
-  __device__ __forceinline__ void load_ahead(int high) {
+  // The rows of group `group` of the walk: those of g and, of x, the row of each one's first tap.
+  __device__ __forceinline__ void order(int group, int top) {
+    const int high = top - group * kTaps, low = high - (kTaps - 1) - kCarried;
+    if (high >= 0 && high < end && low >= begin) {
+      const T *from_x = x + static_cast<int64_t>(high - kCarried) * x_stride,
+              *from_dy = dy + static_cast<int64_t>(high) * dy_stride;
 #pragma unroll
-    for (int u = 0; u < kTaps; ++u) {
-      x_ahead[u] = load_x(high - u - kCarried);
-      dy_ahead[u] = load_pack(dy + static_cast<int64_t>(min(high - u, end - 1)) * dy_stride);
+      for (int u = 0; u < kTaps; ++u, from_x -= x_stride, from_dy -= dy_stride) {
+        ahead.order(group, u, 0, from_x);
+        ahead.order(group, u, 1, from_dy);
+      }
+    } else if (high >= 0) {
+      for (int u = 0; u < kTaps; ++u) {
+        ahead.order(group, u, 0, x_row(high - u - kCarried));
+        ahead.order(group, u, 1, dy + static_cast<int64_t>(min(high - u, end - 1)) * dy_stride);
+      }
     }
+    ahead.end_group();
   }
-  __device__ __forceinline__ void input(const Pack<T, kChannels>& pack, int p, float (&to)[kChannels]) const {
-    widen(pack, to);
+  // The input of row p, when what lies at x_row(p) is in `row`.
+  __device__ __forceinline__ void replace_outside(int p, float (&row)[kChannels]) const {
     if (p >= begin) return;
 #pragma unroll
-    for (int j = 0; j < kChannels; ++j) to[j] = 0;
-    if (state) load_floats(state + (p - begin + kCarried) * e, to);
+    for (int j = 0; j < kChannels; ++j) row[j] = 0;
+    if (state) load_floats(state + (p - begin + kCarried) * e, row);
   }
 
   // Rows high, high - 1 ... of kTaps. Inner ones have all their neighbours in this piece's sequence.
   template <bool kInner>
-  __device__ __forceinline__ void step(int high) {
-    Pack<T, kChannels> x_now[kTaps], dy_now[kTaps];
-#pragma unroll
-    for (int u = 0; u < kTaps; ++u) {
-      x_now[u] = x_ahead[u];
-      dy_now[u] = dy_ahead[u];
-    }
-    if (high >= kTaps) load_ahead(high - kTaps);
+  __device__ __forceinline__ void step(int group, int high) {
 #pragma unroll
     for (int u = 0; u < kTaps; ++u) {
       const int p = high - u;
-      if (kInner)
-        widen(x_now[u], window[(u + kCarried) % kTaps]);
-      else
-        input(x_now[u], p - kCarried, window[(u + kCarried) % kTaps]);
-      widen(dy_now[u], g[u]);
+      ahead.read(group, u, 0, window[(u + kCarried) % kTaps]);
+      if (!kInner) replace_outside(p - kCarried, window[(u + kCarried) % kTaps]);
+      ahead.read(group, u, 1, g[u]);
       const bool mine = kInner || p < last;
       float result[kChannels];
 #pragma unroll
@@ -277,19 +304,21 @@ struct BackwardWalk {
   }
 
   __device__ __forceinline__ void run() {
-#pragma unroll
-    for (int i = 0; i < kTaps; ++i)
-#pragma unroll
-      for (int j = 0; j < kChannels; ++j) g[i][j] = 0;
     const int top = (last + kCarried + kTaps - 1) / kTaps * kTaps - 1;
 #pragma unroll
-    for (int u = 0; u < kCarried; ++u) input(load_x(top - u), top - u, window[u]);
-    load_ahead(top);
-    for (int high = top; high >= 0; high -= kTaps) {
+    for (int group = 0; group < kAhead; ++group) order(group, top);
+#pragma unroll
+    for (int u = 0; u < kCarried; ++u) {
+      load_floats(x_row(top - u), window[u]);
+      replace_outside(top - u, window[u]);
+    }
+    for (int group = 0, high = top; high >= 0; ++group, high -= kTaps) {
+      order(group + kAhead, top);
+      ahead.await();
       if (high < last && high + kCarried < end && high - (kTaps - 1) - kCarried >= begin)
-        step<true>(high);
+        step<true>(group, high);
       else
-        step<false>(high);
+        step<false>(group, high);
     }
   }
 };
@@ -298,7 +327,8 @@ struct BackwardWalk {
 template <class T, bool kSilu>
 __global__ void __launch_bounds__(kLanes* kBackwardPieces, kBackwardBlocks)
     backward_kernel(Inputs<T> in, Filter filter, Gradients<T> out, const Piece* pieces, int64_t piece_count,
-                    int64_t blocks_across) {
+                    unsigned blocks_across) {
+  extern __shared__ __align__(16) unsigned char shared[];
   const int64_t across = blockIdx.x % blocks_across, down = blockIdx.x / blocks_across;
   const int64_t c = (across * kLanes + threadIdx.x) * kChannels;
   const int64_t number = down * kBackwardPieces + threadIdx.y;
@@ -320,7 +350,12 @@ __global__ void __launch_bounds__(kLanes* kBackwardPieces, kBackwardBlocks)
         .begin = piece.index > 0 ? -kBackwardRows : 0,
         .last = static_cast<int>(piece.rows),
         .end = static_cast<int>(min(in.offsets[piece.sequence + 1] - first, static_cast<int64_t>(2 * kBackwardRows))),
-        .taps = FilterRegisters(filter, c)};
+        .taps = FilterRegisters(filter, c),
+        .ahead = Ahead<T, 2, kBackwardPieces>(shared),
+        .window = {},
+        .g = {},
+        .dweight = {},
+        .dbias = {}};
     walk.run();
 #pragma unroll
     for (int j = 0; j < kChannels; ++j) {
@@ -332,7 +367,10 @@ __global__ void __launch_bounds__(kLanes* kBackwardPieces, kBackwardBlocks)
   if (!out.partial) return;
 
   // The pieces of the block, in order.
-  __shared__ float sums[kBackwardPieces][(kTaps + 1) * kChannels][kLanes];
+  using Sums = float[(kTaps + 1) * kChannels][kLanes];
+  static_assert(kBackwardPieces * sizeof(Sums) <= Ahead<T, 2, kBackwardPieces>::kBytes);
+  Sums* sums = reinterpret_cast<Sums*>(shared);
+  __syncthreads();  // until all have read what they ordered
 #pragma unroll
   for (int j = 0; j < kChannels; ++j) {
 #pragma unroll
@@ -472,7 +510,8 @@ void forward(const Conv1dForward& args, Stream stream) {
     const int64_t count = pieces.size(0), across = divide_up(e, kLanes * kChannels);
     const dim3 grid(static_cast<unsigned>(across * divide_up(count, kForwardPieces)));
     launch(kName, filter.silu ? forward_kernel<T, true> : forward_kernel<T, false>, grid, dim3(kLanes, kForwardPieces),
-           stream, in, filter, y, pieces_of(pieces), count, across, whole ? new_state : nullptr);
+           LaunchOptions{.shared = Ahead<T, 1, kForwardPieces>::kBytes}, stream, in, filter, y, pieces_of(pieces),
+           count, across, whole ? new_state : nullptr);
     if (whole) return;
   } else {
     const Tensor& pieces = args.seqs.pieces(device, 1);
@@ -503,8 +542,9 @@ void backward(const Conv1dBackward& args, Stream stream) {
     if (sums) partial = Tensor::empty({down, (w + 1) * e}, DType::f32, device);
     const Gradients<T> out{.dy = dy, .dnew_state = dnew_state, .dx = dx, .partial = elements<float>(partial)};
     launch(kName, filter.silu ? backward_kernel<T, true> : backward_kernel<T, false>,
-           dim3(static_cast<unsigned>(across * down)), dim3(kLanes, kBackwardPieces), stream, in, filter, out,
-           pieces_of(pieces), count, across);
+           dim3(static_cast<unsigned>(across * down)), dim3(kLanes, kBackwardPieces),
+           LaunchOptions{.shared = Ahead<T, 2, kBackwardPieces>::kBytes}, stream, in, filter, out, pieces_of(pieces),
+           count, across);
   } else {
     const Tensor& table = args.seqs.pieces(device, 1);
     const Piece* each = pieces_of(table);

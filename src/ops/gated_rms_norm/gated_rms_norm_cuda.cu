@@ -1,21 +1,19 @@
 // gated_rms_norm and gate on a GPU: a row of threads for each group of each row, its elements in registers between the
-// sum and the product, so that each number crosses the memory once. Groups that are misaligned or wider than 8,192 take
-// a version that reads them twice. Equations: gated_rms_norm.h, README.md.
+// sum and the product, so that each number crosses the memory once. Groups that are misaligned or wider than 12,288
+// take a version that reads them twice. Equations: gated_rms_norm.h, README.md.
 #include "core/cuda_kernel.cuh"
 #include "ops/gated_rms_norm/gated_rms_norm.h"
+#include "ops/sigmoid.cuh"
 #include "ops/sums.cuh"
 
 namespace ssm::cuda {
 namespace {
 
-constexpr int kPack = 4;     // elements of an access
-constexpr int kPacks = 4;    // accesses of a thread to each operand, all under way at once
-constexpr int kBlock = 256;  // threads, unless a group needs more, up to
-constexpr int kMostThreads = 512;
+constexpr int kPack = 4;           // elements of an access
+constexpr int kPacks = 4;          // accesses of a thread to each operand, all under way at once
+constexpr int kBlock = 256;        // threads, unless a group needs more, up to
+constexpr int kMostThreads = 768;  // leaves a thread 80 registers
 constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
-
-__device__ __forceinline__ float sigmoid(float v) { return __fdividef(1.0f, 1.0f + __expf(-v)); }
-__device__ __forceinline__ float silu(float v) { return v * sigmoid(v); }
 
 struct Sizes {
   int64_t t, groups, width;
@@ -36,12 +34,13 @@ __device__ __forceinline__ float scale_of(float squares, float eps, int64_t widt
   return 1.0f / sqrtf(squares / static_cast<float>(width) + eps);
 }
 
+// blockIdx.y is the group.
 template <class T>
 __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
   __shared__ float scratch[kWarp];
-  const int64_t unit = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
-  const bool mine = unit < a.sizes.t * a.sizes.groups;
-  const int64_t row = mine ? unit / a.sizes.groups : 0, begin = mine ? unit % a.sizes.groups * a.sizes.width : 0;
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y, group = blockIdx.y;
+  const int64_t begin = group * a.sizes.width;
+  const bool mine = row < a.sizes.t;
   float y[kPacks][kPack], z[kPacks][kPack], squares = 0;
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
@@ -66,7 +65,7 @@ __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
   float scale = 1;
   if (a.weight) {
     scale = scale_of(row_sum(squares, scratch), a.eps, a.sizes.width);
-    if (mine && threadIdx.x == 0) a.scale[unit] = scale;
+    if (mine && threadIdx.x == 0) a.scale[row * a.sizes.groups + group] = scale;
   }
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
@@ -146,45 +145,49 @@ __global__ void __launch_bounds__(kMostThreads) backward_kernel(Gradients<T> a) 
     const int64_t row = first + threadIdx.y;
     const bool mine = row < a.sizes.t;
     const float scale = mine && a.weight ? a.scale[row * a.sizes.groups + group] : 1.0f;
-    float y[kPacks][kPack], z[kPacks][kPack], dout[kPacks][kPack];
+    // Kept as they came, and computed with twice: the results of the first time would fill the registers.
+    Pack<T, kPack> y[kPacks], z[kPacks], dout[kPacks];
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
       const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) y[i][j] = z[i][j] = dout[i][j] = 0;
       if (!mine || c >= width) continue;
-      load_floats(a.y[row] + begin + c, y[i]);
-      load_floats(a.z[row] + begin + c, z[i]);
-      load_floats(a.dout[row] + begin + c, dout[i]);
-    }
-    float dot = 0;
-#pragma unroll
-    for (int i = 0; i < kPacks; ++i) {
-      const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
-      float weight[kPack] = {1, 1, 1, 1};
-      if (a.weight && c < width) load_floats(a.weight + begin + c, weight);
-#pragma unroll
-      for (int j = 0; j < kPack; ++j) {
-        const float product = dout[i][j] * y[i][j] * silu(z[i][j]);
-        dweight[i][j] = fmaf(product, scale, dweight[i][j]);  // (8)
-        dot = fmaf(product, weight[j], dot);                  // (4)
-        dout[i][j] *= weight[j];
-      }
+      y[i] = *reinterpret_cast<const Pack<T, kPack>*>(a.y[row] + begin + c);
+      z[i] = *reinterpret_cast<const Pack<T, kPack>*>(a.z[row] + begin + c);
+      dout[i] = *reinterpret_cast<const Pack<T, kPack>*>(a.dout[row] + begin + c);
     }
     float shared = 0;
-    if (a.weight) shared = row_sum(dot, scratch[turn]) * scale * scale * scale / static_cast<float>(width);
+    if (a.weight) {
+      float dot = 0;
+#pragma unroll
+      for (int i = 0; i < kPacks; ++i) {
+        const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+        if (!mine || c >= width) continue;
+        float weight[kPack];
+        load_floats(a.weight + begin + c, weight);
+#pragma unroll
+        for (int j = 0; j < kPack; ++j) {
+          const float product = to_float(dout[i].value[j]) * to_float(y[i].value[j]) * silu(to_float(z[i].value[j]));
+          dweight[i][j] = fmaf(product, scale, dweight[i][j]);  // (8)
+          dot = fmaf(product, weight[j], dot);                  // (4)
+        }
+      }
+      shared = row_sum(dot, scratch[turn]) * scale * scale * scale / static_cast<float>(width);
+    }
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
       const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
       if (!mine || c >= width) continue;
+      float weight[kPack] = {1, 1, 1, 1}, dy[kPack], dz[kPack];
+      if (a.weight) load_floats(a.weight + begin + c, weight);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
         Element element;
-        element.begin(y[i][j], z[i][j], dout[i][j], a.gate_first);
-        element.end(scale, shared, a.gate_first, y[i][j], z[i][j]);
+        element.begin(to_float(y[i].value[j]), to_float(z[i].value[j]), to_float(dout[i].value[j]) * weight[j],
+                      a.gate_first);
+        element.end(scale, shared, a.gate_first, dy[j], dz[j]);
       }
-      if (a.dy) store_floats(a.dy[row] + begin + c, y[i]);
-      if (a.dz) store_floats(a.dz[row] + begin + c, z[i]);
+      if (a.dy) store_floats(a.dy[row] + begin + c, dy);
+      if (a.dz) store_floats(a.dz[row] + begin + c, dz);
     }
   }
   if (!a.partial) return;
@@ -269,12 +272,13 @@ void forward(const GatedNormForward& args, Stream stream) {
                      .out = rows<T>(args.out),
                      .scale = elements<float>(args.scale),
                      .sizes = sizes_of(args.y, args.scale)};
-  const int64_t units = a.sizes.t * a.sizes.groups;
   const dim3 block = block_for(a.sizes.width);
   if (fits(a.sizes, {&args.y, &args.z, &args.out, &args.weight}))
-    launch(kName, forward_kernel<T>, dim3(static_cast<unsigned>(divide_up(units, block.y))), block, stream, a);
+    launch(kName, forward_kernel<T>,
+           dim3(static_cast<unsigned>(divide_up(a.sizes.t, block.y)), static_cast<unsigned>(a.sizes.groups)), block,
+           stream, a);
   else
-    launch(kName, any_forward_kernel<T>, dim3(static_cast<unsigned>(units)), kBlock, stream, a);
+    launch(kName, any_forward_kernel<T>, dim3(static_cast<unsigned>(a.sizes.t * a.sizes.groups)), kBlock, stream, a);
 }
 
 template <class T>
@@ -295,14 +299,16 @@ void backward(const GatedNormBackward& args, Stream stream) {
   const int64_t e = groups * width;
   const bool fast = fits(a.sizes, {&args.y, &args.z, &args.dout, &args.dy, &args.dz, &args.weight});
   const dim3 block = block_for(width);
-  // A few blocks for each multiprocessor: more would leave more partial sums of (8) to add.
-  const int64_t wanted = divide_up(divide_up(768, block.x * block.y) * multiprocessors(device), groups);
-  const int64_t blocks = fast ? std::min(divide_up(t, block.y), wanted) : divide_up(t, kAnyRows);
+  const size_t shared = args.dweight ? static_cast<size_t>(width) * block.y * sizeof(float) : 0;
+  // As many blocks as run at once: more would wait for a place, and leave more partial sums of (8) to add.
+  const int64_t blocks =
+      fast ? std::min(divide_up(t, block.y),
+                      divide_up(resident_blocks(kName, backward_kernel<T>, block, shared, device), groups))
+           : divide_up(t, kAnyRows);
   Tensor partial;
   if (args.dweight) partial = Tensor::empty({blocks, e}, DType::f32, device);
   a.partial = elements<float>(partial);
   if (fast) {
-    const size_t shared = a.partial ? static_cast<size_t>(width) * block.y * sizeof(float) : 0;
     launch(kName, backward_kernel<T>, dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(groups)), block,
            LaunchOptions{.shared = shared}, stream, a);
   } else {

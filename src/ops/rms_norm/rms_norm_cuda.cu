@@ -1,5 +1,5 @@
 // rms_norm on a GPU: a row of threads a row, its elements in registers between the sum and the product, so that each
-// number crosses the memory once. Rows that are misaligned or longer than 8,192 take a version that reads them twice.
+// number crosses the memory once. Rows that are misaligned or longer than 12,288 take a version that reads them twice.
 // Equations: rms_norm.h, README.md.
 #include "core/cuda_kernel.cuh"
 #include "ops/rms_norm/rms_norm.h"
@@ -8,10 +8,10 @@
 namespace ssm::cuda {
 namespace {
 
-constexpr int kPack = 4;     // elements of an access: 16 bytes of f32
-constexpr int kPacks = 4;    // accesses of a thread, all under way at once
-constexpr int kBlock = 256;  // threads, unless a row needs more, up to
-constexpr int kMostThreads = 512;
+constexpr int kPack = 4;           // elements of an access: 16 bytes of f32
+constexpr int kPacks = 4;          // accesses of a thread, all under way at once
+constexpr int kBlock = 256;        // threads, unless a row needs more, up to
+constexpr int kMostThreads = 768;  // leaves a thread 80 registers
 constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
 
 template <class T>
@@ -113,39 +113,43 @@ template <class T>
 __global__ void __launch_bounds__(kMostThreads) backward_kernel(Gradients<T> a) {
   __shared__ float scratch[2][kWarp];
   extern __shared__ float block_sums[];  // (blockDim.y, d)
-  float dweight[kPacks][kPack] = {}, weight[kPacks][kPack];
+  float dweight[kPacks][kPack] = {};
+  // dy times w, from what was read: kept as it came, or the registers are full.
+  const auto weighted = [&](const Pack<T, kPack>& dy, int64_t c, float(&g)[kPack]) {
+    float weight[kPack] = {1, 1, 1, 1};
+    if (a.weight) load_floats(a.weight + c, weight);
 #pragma unroll
-  for (int i = 0; i < kPacks; ++i) {
-    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
-#pragma unroll
-    for (int j = 0; j < kPack; ++j) weight[i][j] = 1;
-    if (a.weight && c < a.d) load_floats(a.weight + c, weight[i]);
-  }
+    for (int j = 0; j < kPack; ++j) g[j] = to_float(dy.value[j]) * weight[j];
+  };
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.y;
   int turn = 0;
   for (int64_t first = static_cast<int64_t>(blockIdx.x) * blockDim.y; first < a.t; first += step, turn ^= 1) {
     const int64_t row = first + threadIdx.y;
     const bool mine = row < a.t;
-    float r[kPacks][kPack], g[kPacks][kPack], dsum[kPacks][kPack];
     const float scale = mine ? a.scale[row] : 0.0f;
+    float r[kPacks][kPack], dsum[kPacks][kPack];
+    Pack<T, kPack> dy[kPacks];
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
       const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) r[i][j] = g[i][j] = dsum[i][j] = 0;
+      for (int j = 0; j < kPack; ++j) dsum[i][j] = 0;
       if (!mine || c >= a.d) continue;
       load_floats(a.sum[row] + c, r[i]);
-      load_floats(a.dy[row] + c, g[i]);
+      dy[i] = *reinterpret_cast<const Pack<T, kPack>*>(a.dy[row] + c);
       if (a.dsum) load_floats(a.dsum[row] + c, dsum[i]);
     }
     float dot = 0;
 #pragma unroll
     for (int i = 0; i < kPacks; ++i) {
+      const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+      if (!mine || c >= a.d) continue;
+      float g[kPack];
+      weighted(dy[i], c, g);
 #pragma unroll
       for (int j = 0; j < kPack; ++j) {
-        dweight[i][j] = fmaf(g[i][j] * scale, r[i][j], dweight[i][j]);  // (4)
-        g[i][j] *= weight[i][j];
-        dot = fmaf(g[i][j], r[i][j], dot);
+        dweight[i][j] = fmaf(to_float(dy[i].value[j]) * scale, r[i][j], dweight[i][j]);  // (4)
+        dot = fmaf(g[j], r[i][j], dot);
       }
     }
     dot = row_sum(dot, scratch[turn]);
@@ -154,10 +158,12 @@ __global__ void __launch_bounds__(kMostThreads) backward_kernel(Gradients<T> a) 
     for (int i = 0; i < kPacks; ++i) {
       const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
       if (!mine || c >= a.d) continue;
+      float g[kPack];
+      weighted(dy[i], c, g);
 #pragma unroll
-      for (int j = 0; j < kPack; ++j) g[i][j] = fmaf(g[i][j], scale, fmaf(-r[i][j], shared, dsum[i][j]));  // (3)
-      if (a.dx) store_floats(a.dx[row] + c, g[i]);
-      if (a.dresidual) store_floats(a.dresidual[row] + c, g[i]);
+      for (int j = 0; j < kPack; ++j) g[j] = fmaf(g[j], scale, fmaf(-r[i][j], shared, dsum[i][j]));  // (3)
+      if (a.dx) store_floats(a.dx[row] + c, g);
+      if (a.dresidual) store_floats(a.dresidual[row] + c, g);
     }
   }
   if (!a.partial) return;
@@ -252,15 +258,15 @@ void backward(const RmsNormBackward& args, Stream stream) {
                     aligned(args.dsum, 16) && aligned(args.dx, x_bytes) && aligned(args.dresidual, 16) &&
                     aligned(args.weight, 16);
   const dim3 block = block_for(d);
-  // A few blocks for each multiprocessor: more would leave more partial sums of (4) to add.
+  const size_t shared = args.dweight ? static_cast<size_t>(d) * block.y * sizeof(float) : 0;
+  // As many blocks as run at once: more would wait for a place, and leave more partial sums of (4) to add.
   const int64_t blocks =
-      fast ? std::min<int64_t>(divide_up(t, block.y), divide_up(768, block.x * block.y) * multiprocessors(device))
+      fast ? std::min(divide_up(t, block.y), resident_blocks(kName, backward_kernel<T>, block, shared, device))
            : divide_up(t, kAnyRows);
   Tensor partial;
   if (args.dweight) partial = Tensor::empty({blocks, d}, DType::f32, device);
   a.partial = elements<float>(partial);
   if (fast) {
-    const size_t shared = a.partial ? static_cast<size_t>(d) * block.y * sizeof(float) : 0;
     launch(kName, backward_kernel<T>, dim3(static_cast<unsigned>(blocks)), block, LaunchOptions{.shared = shared},
            stream, a);
   } else {

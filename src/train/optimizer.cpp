@@ -1,7 +1,7 @@
-// Norm, clip, update, in this order: all that can fail comes before the first write.
+// What the optimiser knows of parameters; its arithmetic is ops/adamw, which writes nothing when a gradient is no
+// number.
 #include "train/optimizer.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "core/error.h"
@@ -19,7 +19,7 @@ bool decays(const Param& param) { return param.var.value.rank() >= 2 && !param.f
 Error not_finite(const ParamStore& params, int64_t step) {
   for (const auto& param : params.all()) {
     if (!has_gradient(*param)) continue;
-    const Tensor& gradient = param->var.grad->value;
+    const Tensor gradient = param->var.grad->value.on(Device::cpu());
     if (const auto element = first_not_finite(gradient))
       return Error("step ", step, ": the gradient of ", param->name, " ", gradient.shape(),
                    " is NaN or infinite at element ", *element,
@@ -41,32 +41,28 @@ void load_into(const Tensor& to, const TensorMap& tensors, const std::string& na
 
 Optimizer::Optimizer(const ParamStore& params) : params_(params) {
   for (const auto& param : params.all()) {
-    const Tensor& value = param->var.value;
-    moments_.push_back({Tensor::zeros(value.shape(), value.dtype()), Tensor::zeros(value.shape(), value.dtype())});
+    const Tensor& value = param->exact();
+    const auto zeros = [&] { return Tensor::zeros(value.shape(), value.dtype(), value.device()); };
+    moments_.push_back({zeros(), zeros()});
   }
 }
 
 double Optimizer::update(const Ctx& ctx, const OptimizerConfig& config, double lr, int64_t step) {
-  double sum = 0;
-  for (const auto& param : params_.all())
-    if (has_gradient(*param)) sum += squared_norm(ctx, param->var.grad->value);
-  const double norm = std::sqrt(sum);
-  if (!std::isfinite(norm)) throw not_finite(params_, step);
-
-  // As torch.nn.utils.clip_grad_norm_ scales.
-  const double scale = config.clip > 0 ? std::min(1.0, config.clip / (norm + 1e-6)) : 1.0;
+  std::vector<AdamWItem> items;
   for (size_t i = 0; i < moments_.size(); ++i) {
     const Param& param = *params_.all()[i];
     if (!has_gradient(param)) continue;
-    adamw(ctx, param.var.value, param.var.grad->value, moments_[i].m, moments_[i].v,
-          AdamWStep{.lr = lr,
-                    .beta1 = config.beta1,
-                    .beta2 = config.beta2,
-                    .eps = config.eps,
-                    .weight_decay = decays(param) ? config.weight_decay : 0.0,
-                    .step = step,
-                    .gradient_scale = scale});
+    items.push_back({.value = param.exact(),
+                     .gradient = param.var.grad->value,
+                     .m = moments_[i].m,
+                     .v = moments_[i].v,
+                     .copy = param.master ? param.var.value : Tensor(),
+                     .weight_decay = decays(param) ? config.weight_decay : 0.0});
   }
+  const double norm = adamw(
+      ctx, items,
+      {.lr = lr, .beta1 = config.beta1, .beta2 = config.beta2, .eps = config.eps, .clip = config.clip, .step = step});
+  if (!std::isfinite(norm)) throw not_finite(params_, step);
   return norm;
 }
 
@@ -74,17 +70,20 @@ NamedTensors Optimizer::tensors() const {
   NamedTensors all;
   for (size_t i = 0; i < moments_.size(); ++i) {
     const std::string& name = params_.all()[i]->name;
-    all.emplace_back("m." + name, moments_[i].m);
-    all.emplace_back("v." + name, moments_[i].v);
+    all.emplace_back("m." + name, moments_[i].m.on(Device::cpu()));
+    all.emplace_back("v." + name, moments_[i].v.on(Device::cpu()));
   }
   return all;
 }
 
 void Optimizer::load(const TensorMap& tensors, const std::string& where) {
-  const NamedTensors mine = this->tensors();
-  require(tensors.size() == mine.size(), where, " holds ", tensors.size(), " tensors, expected ", mine.size(),
-          "; is it of this model?");
-  for (const auto& [name, tensor] : mine) load_into(tensor, tensors, name, where);
+  require(tensors.size() == 2 * moments_.size(), where, " holds ", tensors.size(), " tensors, expected ",
+          2 * moments_.size(), "; is it of this model?");
+  for (size_t i = 0; i < moments_.size(); ++i) {
+    const std::string& name = params_.all()[i]->name;
+    load_into(moments_[i].m, tensors, "m." + name, where);
+    load_into(moments_[i].v, tensors, "v." + name, where);
+  }
 }
 
 }  // namespace ssm

@@ -1,5 +1,6 @@
-// AdamW over all parameters of a model, with clipping by the global norm. Weight decay falls on parameters of two or
-// more dimensions that are not marked no_decay.
+// AdamW over all parameters of a model, with clipping by the global norm. What is updated, and the moments, are f32
+// also where a model computes in bf16 or f16. Weight decay falls on parameters of two or more dimensions that are not
+// marked no_decay.
 #pragma once
 
 #include <cstdint>
@@ -21,7 +22,7 @@ class Optimizer {
   // gradient that is NaN or infinite throws Error naming step and parameter, and nothing is changed.
   double update(const Ctx& ctx, const OptimizerConfig& config, double lr, int64_t step);
 
-  // The moments as "m.NAME" and "v.NAME"; the tensors share memory with this.
+  // The moments as "m.NAME" and "v.NAME", on the host: those of a GPU are copies, others share memory with this.
   NamedTensors tensors() const;
   // The inverse; `where` (a file) opens error messages.
   void load(const TensorMap& tensors, const std::string& where);

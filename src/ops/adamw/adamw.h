@@ -1,52 +1,60 @@
-// The optimiser's arithmetic: AdamW (Loshchilov & Hutter 2019) as torch.optim.AdamW computes it, the norm for clipping,
-// and the search for what is not finite.
+// The optimiser's arithmetic over all parameters of a model at once: AdamW (Loshchilov & Hutter 2019) as
+// torch.optim.AdamW computes it, clipped by the global norm as torch.nn.utils.clip_grad_norm_ does.
 //
-//   g = gradient_scale * gradient                                                     (1)
+//   s = min(1, clip / (norm + 1e-6)),   g = s * gradient                              (1)
 //   m = beta1 m + (1 - beta1) g,   v = beta2 v + (1 - beta2) g^2                      (2)
 //   w = (1 - lr weight_decay) w - lr (m / (1 - beta1^step)) / (sqrt(v / (1 - beta2^step)) + eps)   (3)
 //
-// All tensors of one shape, contiguous, f32 (f32 or f64 on ref); value, m and v are changed in place. Steps count from
-// 1. Traffic: 28 bytes an element.
+// norm is that of all gradients together. Traffic: 4 bytes an element for it and 28 for the update, and 2 for a copy.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
+#include <span>
 
 #include "core/context.h"
 
 namespace ssm {
 
-struct AdamWStep {
-  double lr, beta1, beta2, eps, weight_decay;
-  int64_t step;
-  double gradient_scale = 1;  // clipping, applied as the gradient is read
+// One parameter; all of one shape, contiguous, and f32 (f32 or f64 on ref) but for the copy.
+struct AdamWItem {
+  Tensor value, gradient;  // value, m and v are changed in place
+  Tensor m, v;
+  Tensor copy;  // bf16 or f16: gets the new value, rounded. May be absent
+  double weight_decay = 0;
 
-  double decay() const { return 1 - lr * weight_decay; }
+  double decay(double lr) const { return 1 - lr * weight_decay; }
+};
+
+struct AdamWStep {
+  double lr, beta1, beta2, eps;
+  double clip = 0;  // the largest norm that is left alone; 0: any
+  int64_t step = 1;
+
+  double scale(double norm) const { return clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0; }
   double rate() const { return lr / (1 - std::pow(beta1, static_cast<double>(step))); }
   double root_correction() const { return 1 / std::sqrt(1 - std::pow(beta2, static_cast<double>(step))); }
 };
 
-void adamw(const Ctx& ctx, const Tensor& value, const Tensor& gradient, const Tensor& m, const Tensor& v,
-           const AdamWStep& step);
+// Returns the norm. When it is NaN or infinite, and it is exactly if a gradient of f32 is, nothing was changed. On a
+// GPU this waits for all that is queued.
+double adamw(const Ctx& ctx, std::span<const AdamWItem> items, const AdamWStep& step);
 
-// The sum of squares, in double: finite exactly if every element of an f32 tensor is.
-double squared_norm(const Ctx& ctx, const Tensor& tensor);
-
-// The row-major index of the first NaN or infinity. One thread: for saying where, after squared_norm said that.
+// The row-major index of the first NaN or infinity of a tensor on the host. One thread: for saying where, after adamw
+// said that.
 std::optional<int64_t> first_not_finite(const Tensor& tensor);
 
-struct AdamWUpdate {
-  Tensor value, gradient, m, v;
-  AdamWStep step;
-};
-
 namespace ref {
-void adamw_update(const AdamWUpdate&, Threads&);
-double sum_of_squares(const Tensor&, Threads&);
+double sum_of_squares(const Tensor& gradient, Threads&);  // in double
+void adamw_update(const AdamWItem&, const AdamWStep&, double scale, Threads&);
 }  // namespace ref
 namespace cpu {
-void adamw_update(const AdamWUpdate&, Threads&);
-double sum_of_squares(const Tensor&, Threads&);
+double sum_of_squares(const Tensor& gradient, Threads&);
+void adamw_update(const AdamWItem&, const AdamWStep&, double scale, Threads&);
 }  // namespace cpu
+namespace cuda {
+double adamw(std::span<const AdamWItem>, const AdamWStep&, const Device&);
+}  // namespace cuda
 
 }  // namespace ssm

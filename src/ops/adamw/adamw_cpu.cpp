@@ -17,16 +17,15 @@ namespace ssm::cpu::HWY_NAMESPACE {
 // Elements of one task: of an update 28 bytes each, 460 KB of traffic; of a norm 4 bytes each.
 constexpr int64_t kUpdateBlock = 16384, kNormBlock = 4096, kNormTask = 16 * kNormBlock;
 
-void adamw_update(const AdamWUpdate& args, Threads& threads) {
-  const AdamWStep& step = args.step;
-  const int64_t count = args.value.count();
+void adamw_update(const AdamWItem& item, const AdamWStep& step, double gradient_scale, Threads& threads) {
+  const int64_t count = item.value.count();
   const hn::ScalableTag<float> d;
   const auto constant = [&](double value) { return hn::Set(d, static_cast<float>(value)); };
   const auto towards_g = constant(1 - step.beta1), beta2 = constant(step.beta2), rest2 = constant(1 - step.beta2);
-  const auto eps = constant(step.eps), decay = constant(step.decay()), rate = constant(step.rate());
-  const auto correction = constant(step.root_correction()), scale = constant(step.gradient_scale);
-  float *w = args.value.data<float>(), *m = args.m.data<float>(), *v = args.v.data<float>();
-  const float* gradient = args.gradient.data<float>();
+  const auto eps = constant(step.eps), decay = constant(item.decay(step.lr)), rate = constant(step.rate());
+  const auto correction = constant(step.root_correction()), scale = constant(gradient_scale);
+  float *w = item.value.data<float>(), *m = item.m.data<float>(), *v = item.v.data<float>();
+  const float* gradient = item.gradient.data<float>();
   threads.parallel((count + kUpdateBlock - 1) / kUpdateBlock, [&](int64_t task, int) {
     const auto end = static_cast<size_t>(std::min(count, (task + 1) * kUpdateBlock));
     for (auto i = static_cast<size_t>(task * kUpdateBlock); i < end; i += hn::Lanes(d)) {
@@ -79,7 +78,9 @@ namespace ssm::cpu {
 HWY_EXPORT(adamw_update);
 HWY_EXPORT(sum_of_squares);
 
-void adamw_update(const AdamWUpdate& args, Threads& threads) { HWY_DYNAMIC_DISPATCH(adamw_update)(args, threads); }
+void adamw_update(const AdamWItem& item, const AdamWStep& step, double scale, Threads& threads) {
+  HWY_DYNAMIC_DISPATCH(adamw_update)(item, step, scale, threads);
+}
 
 double sum_of_squares(const Tensor& tensor, Threads& threads) {
   return HWY_DYNAMIC_DISPATCH(sum_of_squares)(tensor, threads);

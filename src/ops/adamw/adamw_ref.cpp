@@ -5,15 +5,14 @@ namespace ssm::ref {
 namespace {
 
 template <class T>
-void update(const AdamWUpdate& args) {
-  const AdamWStep& step = args.step;
+void update(const AdamWItem& item, const AdamWStep& step, double gradient_scale) {
   const T towards_g = static_cast<T>(1 - step.beta1), beta2 = static_cast<T>(step.beta2);
   const T rest2 = static_cast<T>(1 - step.beta2), eps = static_cast<T>(step.eps);
-  const T decay = static_cast<T>(step.decay()), rate = static_cast<T>(step.rate());
-  const T correction = static_cast<T>(step.root_correction()), scale = static_cast<T>(step.gradient_scale);
-  T *w = args.value.data<T>(), *m = args.m.data<T>(), *v = args.v.data<T>();
-  const T* gradient = args.gradient.data<T>();
-  for (int64_t i = 0; i < args.value.count(); ++i) {
+  const T decay = static_cast<T>(item.decay(step.lr)), rate = static_cast<T>(step.rate());
+  const T correction = static_cast<T>(step.root_correction()), scale = static_cast<T>(gradient_scale);
+  T *w = item.value.data<T>(), *m = item.m.data<T>(), *v = item.v.data<T>();
+  const T* gradient = item.gradient.data<T>();
+  for (int64_t i = 0; i < item.value.count(); ++i) {
     const T g = scale * gradient[i];                                           // (1)
     m[i] += towards_g * (g - m[i]);                                            // (2)
     v[i] = beta2 * v[i] + rest2 * g * g;                                       // (2)
@@ -30,8 +29,8 @@ double squares(const Tensor& tensor) {
 
 }  // namespace
 
-void adamw_update(const AdamWUpdate& args, Threads&) {
-  args.value.dtype() == DType::f64 ? update<double>(args) : update<float>(args);
+void adamw_update(const AdamWItem& item, const AdamWStep& step, double scale, Threads&) {
+  item.value.dtype() == DType::f64 ? update<double>(item, step, scale) : update<float>(item, step, scale);
 }
 
 double sum_of_squares(const Tensor& tensor, Threads&) {

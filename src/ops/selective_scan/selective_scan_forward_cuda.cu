@@ -39,9 +39,9 @@ using Few = ScanShape<T, 1, 1, 2, 2, 4, 64, 4, 1>;  // 16 channels
 template <class T>
 using Many = ScanShape<T, 2, 2, 8, 1, 8, 16, 1, 1>;  // 128 channels
 template <class T>
-using Deep = ScanShape<T, 2, 2, 1, 4, 2, 16, 1, 1>;  // 16 channels of 17 to 64 states
+using Deep = ScanShape<T, 2, 2, 1, 4, 2, 32, 1, 1>;  // 16 channels of 17 to 64 states
 template <class T>
-using Deepest = ScanShape<T, 2, 2, 1, 16, 2, 16, 1, 1>;  // 16 channels of 65 to 256 states
+using Deepest = ScanShape<T, 4, 2, 1, 16, 2, 16, 1, 1>;  // 32 channels of 65 to 256 states
 
 // Pieces of at least this many tokens; shorter ones would not be worth their launch.
 constexpr int64_t kShortestPiece = 512;
@@ -96,9 +96,10 @@ void forward(const ScanForward& args, Stream stream) {
                                    .slots = elements<const int64_t>(tables.slots),
                                    .e = static_cast<int>(e),
                                    .n = static_cast<int>(n)};
-  bool vectors = e % 4 == 0 && n % 4 == 0;
+  constexpr int64_t kStrip = 16 / sizeof(T);
+  bool vectors = e % kStrip == 0 && n % kStrip == 0;
   for (const Tensor* one : {&args.x, &args.dt, &args.z, &args.B, &args.C, &args.out})
-    vectors = vectors && aligned(*one, 4 * sizeof(T));
+    vectors = vectors && aligned(*one, 16);
   const int64_t channels = divide_up(args.seqs->tokens(), args.seqs->longest) * e;
   if (n > 64)
     vectors ? run<Deepest<T>, true>(args, arguments, stream) : run<Deepest<T>, false>(args, arguments, stream);

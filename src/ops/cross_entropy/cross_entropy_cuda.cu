@@ -1,6 +1,6 @@
 // cross_entropy on a GPU. One block a row: a pass for the largest logit and the sum of exponentials, (4), and, where a
-// gradient is wanted, a second one for the slopes, (5), which finds the row in the L2 cache. The form fused with the head
-// makes f32 logits of some rows at a time and turns them into slopes in place. Equations: README.md.
+// gradient is wanted, a second one for the slopes, (5), over the row kept in shared memory. The form fused with the
+// head makes f32 logits of some rows at a time and turns them into slopes in place. Equations: README.md.
 #include <algorithm>
 
 #include "core/cuda_kernel.cuh"
@@ -10,8 +10,11 @@
 namespace ssm::cuda {
 namespace {
 
-constexpr int kThreads = 512;
 constexpr int kPack = 8;  // neighbours a thread takes at once
+// A row that fits is kept in shared memory between its two passes, one block a multiprocessor: 57,344 words at most.
+constexpr int64_t kMostHeldBytes = 224 * 1024;
+template <bool kHeld>
+constexpr int kThreadsOf = kHeld ? 1024 : 512;
 constexpr int64_t kScratchBytes = int64_t{512} << 20;
 constexpr int64_t kRowMultiple = 128;  // whole tiles of the product
 
@@ -43,26 +46,32 @@ __device__ __forceinline__ void load_logits(const T* row, int64_t first, int64_t
   for (int i = 0; i < kPack; ++i) l[i] = first + i < vocab ? to_float(row[first + i]) : -INFINITY;
 }
 
-// The peak of a row, the same in all threads.
-template <bool kAligned, class T>
-__device__ Peak peak_of(const T* row, int64_t vocab) {
+// The peak of a row, the same in all threads. With kHeld each thread keeps what it read in `held`, for itself.
+template <int kThreads, bool kAligned, bool kHeld, class T>
+__device__ Peak peak_of(const T* row, int64_t vocab, float* held) {
   __shared__ Peak peaks[kThreads / 32];
   Peak mine{-INFINITY, 0};
-  for (int64_t first = int64_t{threadIdx.x} * kPack; first < vocab; first += kThreads * kPack) {
-    float l[kPack];
-    load_logits<kAligned>(row, first, vocab, l);
+  float l[kPack], next[kPack];
+  int64_t first = int64_t{threadIdx.x} * kPack;
+  load_logits<kAligned>(row, first, vocab, l);
+  for (; first < vocab; first += kThreads * kPack) {
+    load_logits<kAligned>(row, first + kThreads * kPack, vocab, next);  // on its way while this pack is worked on
+    if constexpr (kHeld) store_floats(held + first, l);
     float largest = mine.largest;
 #pragma unroll
     for (int i = 0; i < kPack; ++i) largest = fmaxf(largest, l[i]);
     mine.sum *= relative(mine.largest, largest);
     mine.largest = largest;
 #pragma unroll
-    for (int i = 0; i < kPack; ++i) mine.sum += relative(l[i], largest);
+    for (int i = 0; i < kPack; ++i) {
+      mine.sum += relative(l[i], largest);
+      l[i] = next[i];
+    }
   }
 #pragma unroll
   for (int distance = 16; distance > 0; distance /= 2)
-    mine = merge(mine, {__shfl_xor_sync(0xffffffffu, mine.largest, distance),
-                        __shfl_xor_sync(0xffffffffu, mine.sum, distance)});
+    mine = merge(
+        mine, {__shfl_xor_sync(0xffffffffu, mine.largest, distance), __shfl_xor_sync(0xffffffffu, mine.sum, distance)});
   if (threadIdx.x % 32 == 0) peaks[threadIdx.x / 32] = mine;
   __syncthreads();
   Peak all = peaks[0];
@@ -78,10 +87,12 @@ struct RowTargets {
 
 // losses (t) and, with kSlopes, slopes = scale * (p - [v = target]), a row each. slopes may begin where the logits do,
 // in elements that are no wider: a pack is stored after all packs up to it were read.
-template <class In, class Out, bool kAligned, bool kLosses, bool kSlopes>
-__global__ void __launch_bounds__(kThreads)
+template <class In, class Out, bool kAligned, bool kLosses, bool kSlopes, bool kHeld>
+__global__ void __launch_bounds__(kThreadsOf<kHeld>)
     cross_entropy_kernel(Rows<const In> logits, int64_t vocab, RowTargets targets, float* losses, Rows<Out> slopes,
                          float share, const float* dloss) {
+  constexpr int kThreads = kThreadsOf<kHeld>;
+  extern __shared__ __align__(16) float held[];
   const int64_t t = blockIdx.x;
   const In* row = logits[t];
   const int64_t target = targets.ids[t];
@@ -90,7 +101,7 @@ __global__ void __launch_bounds__(kThreads)
   float at_target = 0;
   if (counted) {
     at_target = to_float(row[target]);  // before slopes may replace it
-    peak = peak_of<kAligned>(row, vocab);
+    peak = peak_of<kThreads, kAligned, kHeld>(row, vocab, held);
     // The brackets of (4) in double: a small difference of large numbers.
     if (kLosses && threadIdx.x == 0)
       losses[t] = static_cast<float>(log(static_cast<double>(peak.sum)) +
@@ -100,17 +111,23 @@ __global__ void __launch_bounds__(kThreads)
   }
   if constexpr (kSlopes) {
     const float scale = counted ? share * (dloss ? *dloss : 1.0f) : 0.0f, weight = scale / peak.sum;
-    __syncthreads();  // the target's logit was read
+    __syncthreads();  // the target's logit was read, and with kHeld the whole row
     for (int64_t base = 0; base < vocab; base += kThreads * kPack) {
       const int64_t first = base + int64_t{threadIdx.x} * kPack;
       float l[kPack];
-      if (counted) load_logits<kAligned>(row, first, vocab, l);
+      if (kHeld && first >= vocab) break;
+      if (counted) {
+        if constexpr (kHeld)
+          load_floats(held + first, l);
+        else
+          load_logits<kAligned>(row, first, vocab, l);
+      }
 #pragma unroll
       for (int i = 0; i < kPack; ++i) {
         l[i] = counted ? weight * relative(l[i], peak.largest) : 0.0f;
         if (counted && first + i == target) l[i] -= scale;
       }
-      __syncthreads();  // where this pack goes, logits of this round were read
+      if constexpr (!kHeld) __syncthreads();  // where this pack goes, logits of this round were read
       if (kAligned && first + kPack <= vocab) {
         store_floats(slopes[t] + first, l);
       } else {
@@ -163,7 +180,9 @@ __global__ void scale_dense_kernel(const T* from, const float* scale, T* to, int
 }
 
 void scale_into(const Tensor& from, const float* scale, const Tensor& to, bool add, Stream stream) {
-  const auto blocks = [](int64_t count) { return dim3(static_cast<unsigned>(std::min<int64_t>(4096, divide_up(count, 256)))); };
+  const auto blocks = [](int64_t count) {
+    return dim3(static_cast<unsigned>(std::min<int64_t>(4096, divide_up(count, 256))));
+  };
   with_element(to.dtype(), "linear_cross_entropy", [&](auto element) {
     using T = decltype(element);
     constexpr int64_t kWidth = 16 / sizeof(T);
@@ -191,11 +210,16 @@ void run_rows(const Tensor& logits, const Targets& targets, int64_t first_target
   const bool is_aligned = aligned(logits, 16) && aligned(slopes, 16);
   RowTargets where = row_targets(targets);
   where.ids += first_target;
-  const auto kernel = is_aligned ? cross_entropy_kernel<In, Out, true, kLosses, kSlopes>
-                                 : cross_entropy_kernel<In, Out, false, kLosses, kSlopes>;
-  launch("cross_entropy", kernel, dim3(static_cast<unsigned>(logits.size(0))), dim3(kThreads), stream,
-         rows<const In>(logits), logits.size(1), where, losses ? elements<float>(losses) + first_target : nullptr,
-         rows<Out>(slopes), share, dloss);
+  const int64_t held_bytes = divide_up(logits.size(1), kPack) * kPack * bytes_of(DType::f32);
+  const bool held = kSlopes && held_bytes <= kMostHeldBytes;
+  const auto kernel = is_aligned ? (held ? cross_entropy_kernel<In, Out, true, kLosses, kSlopes, kSlopes>
+                                         : cross_entropy_kernel<In, Out, true, kLosses, kSlopes, false>)
+                                 : (held ? cross_entropy_kernel<In, Out, false, kLosses, kSlopes, kSlopes>
+                                         : cross_entropy_kernel<In, Out, false, kLosses, kSlopes, false>);
+  launch("cross_entropy", kernel, dim3(static_cast<unsigned>(logits.size(0))),
+         dim3(held ? kThreadsOf<true> : kThreadsOf<false>), {.shared = held ? static_cast<size_t>(held_bytes) : 0},
+         stream, rows<const In>(logits), logits.size(1), where,
+         losses ? elements<float>(losses) + first_target : nullptr, rows<Out>(slopes), share, dloss);
 }
 
 // Rows of logits that are made at once: even parts of t, within the scratch.

@@ -1,8 +1,9 @@
 // y = x W^T + b for up to 16 rows on a GPU: decoding, which is bound by reading each weight once. A warp takes tiles of
 // 8 outputs and a slice of the columns, keeps several 16-byte loads a lane in flight and multiplies on the tensor cores
-// with the weight as the operand that streams; f32, which tensor cores would round, multiplies on the FMA pipe. Slices are
-// summed in a fixed order through shared memory. README.md has the measurements behind the constants.
+// with the weight as the operand that streams; f32, which tensor cores would round, multiplies on the FMA pipe. Slices
+// are summed in a fixed order through shared memory. README.md has the measurements behind the constants.
 #include <algorithm>
+#include <bit>
 
 #include "core/cuda_kernel.cuh"
 #include "ops/linear/few_rows.h"
@@ -10,9 +11,10 @@
 namespace ssm::cuda {
 namespace {
 
-constexpr int kOutputs = 8;    // of a tile: the n of mma.m16n8k16
-constexpr int kColumns = 32;   // of a step: four lanes of 16 bytes a weight row, two mma
+constexpr int kOutputs = 8;   // of a tile: the n of mma.m16n8k16
+constexpr int kColumns = 32;  // of a step: four lanes of 16 bytes a weight row, two mma
 constexpr int kMostThreads = 512;
+constexpr int64_t kSmallWeight = int64_t{1} << 20;
 constexpr int kMostRows = 16;  // of a block in the register form: the m of mma.m16n8k16
 
 struct Product {
@@ -63,7 +65,8 @@ __device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1
                                          uint32_t b1) {
   if constexpr (std::is_same_v<T, bf16>)
     asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
+        "%2, "
         "%3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
@@ -124,7 +127,8 @@ __global__ void __launch_bounds__(kMostThreads) few_rows_tensor_kernel(const __g
   const T* weight[kTiles];  // rows past the last are read again and dropped
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    const int output = min(static_cast<int>(blockIdx.x) * block_outputs + group + tile * kOutputs + lane_row, p.outputs - 1);
+    const int output =
+        min(static_cast<int>(blockIdx.x) * block_outputs + group + tile * kOutputs + lane_row, p.outputs - 1);
     weight[tile] = static_cast<const T*>(p.weight) + output * p.weight_stride;
   }
   const T* lower_x = static_cast<const T*>(p.x) + lane_row * p.x_stride;
@@ -173,7 +177,8 @@ __global__ void __launch_bounds__(kMostThreads) few_rows_tensor_kernel(const __g
   constexpr int kRows = kUpper ? 16 : 8;
 #pragma unroll
   for (int tile = 0; tile < kTiles; ++tile) {
-    float* to = partial + (threadIdx.y * kRows + lane_row) * block_outputs + group + tile * kOutputs + threadIdx.x % 4 * 2;
+    float* to =
+        partial + (threadIdx.y * kRows + lane_row) * block_outputs + group + tile * kOutputs + threadIdx.x % 4 * 2;
     to[0] = sum[tile][0][0] + sum[tile][1][0];
     to[1] = sum[tile][0][1] + sum[tile][1][1];
     if constexpr (kUpper) {
@@ -185,14 +190,22 @@ __global__ void __launch_bounds__(kMostThreads) few_rows_tensor_kernel(const __g
 }
 
 // The streaming form, for weights of many columns: a producer warp copies tiles of rows into a ring in shared memory
-// with the bulk copy engine, eight warps multiply. The ring takes no registers and few threads, so a kernel launched early
-// fills its own while the one in front still multiplies: memory is busy across the boundary.
-constexpr int kStageColumns = 256;  // a step of 32 for each of the eight warps
-constexpr int kStageWarps = kStageColumns / kColumns;
-constexpr int kPitch = kStageColumns * 2 + 64;  // bytes a row: neighbouring rows fall on different halves of the banks
-constexpr int kRingRows = 128;  // 74 KB: three kernels share a multiprocessor
-constexpr int kMostStages = kRingRows / kOutputs;
-constexpr int kStreamThreads = (kStageWarps + 1) * 32;
+// with the bulk copy engine, eight warps multiply. The ring takes no registers and few threads, so a kernel launched
+// early fills its own while the one in front still multiplies: memory is busy across the boundary.
+constexpr int kUnit = 256;  // columns: a step of 32 for each of the eight warps
+constexpr int kStreamWarps = kUnit / kColumns;
+constexpr int kStreamThreads = (kStreamWarps + 1) * 32;
+constexpr int kMostStages = 8;
+constexpr int kRingBytes = 72 * 1024;  // so that three kernels share a multiprocessor
+
+// How a weight row is cut: a stage holds some units of each row of an item. The copy engine starts one copy in about 60
+// cycles whatever its size, so pieces of a row want to be 1.5 KB and more.
+struct Cut {
+  int units, stages;
+  __host__ __device__ int row_bytes() const { return units * kUnit * 2; }
+  // Of a row in shared memory: neighbouring rows fall on different halves of the banks.
+  __host__ __device__ int pitch() const { return row_bytes() + 64; }
+};
 
 __device__ __forceinline__ uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -204,7 +217,8 @@ __device__ __forceinline__ void arrive(uint64_t* barrier) {
   asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
 }
 __device__ __forceinline__ void arrive_expecting(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes) : "memory");
+  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
 }
 __device__ __forceinline__ void wait(uint64_t* barrier, uint32_t parity) {
   asm volatile(
@@ -221,47 +235,49 @@ __device__ __forceinline__ void copy_bulk(void* to, const void* from, uint32_t b
 }
 
 template <int kTiles, int kRows>
-constexpr size_t stream_shared_bytes() {
-  return 2 * kMostStages * sizeof(uint64_t) + kRingRows * kPitch +
-         2 * kStageWarps * kRows * kTiles * kOutputs * sizeof(float);
+size_t stream_shared_bytes(const Cut& cut) {
+  return 2 * kMostStages * sizeof(uint64_t) + static_cast<size_t>(cut.stages * kTiles * kOutputs * cut.pitch()) +
+         2 * kStreamWarps * kRows * kTiles * kOutputs * sizeof(float);
 }
 
-// Items are groups of kTiles * 8 outputs, block b takes b, b + blocks, ... kRows: rows of x, rounded up to 8, 16, 32, 64.
+// Items are groups of kTiles * 8 outputs, block b takes b, b + blocks, ... kRows: rows of x, rounded up to 8 or 16.
 template <class T, class Out, int kTiles, int kRows>
-__global__ void __launch_bounds__(kStreamThreads) few_rows_stream_kernel(const __grid_constant__ Product p) {
-  constexpr int kStages = kMostStages / kTiles, kItem = kTiles * kOutputs, kParts = kRows / 8;
+__global__ void __launch_bounds__(kStreamThreads)
+    few_rows_stream_kernel(const __grid_constant__ Product p, const Cut cut) {
+  constexpr int kItem = kTiles * kOutputs, kParts = kRows / 8;
   extern __shared__ __align__(128) unsigned char memory[];
+  const int pitch = cut.pitch();
   unsigned char* ring = memory;
-  float* partial = reinterpret_cast<float*>(ring + kRingRows * kPitch);
-  uint64_t* full = reinterpret_cast<uint64_t*>(partial + 2 * kStageWarps * kRows * kItem);
+  float* partial = reinterpret_cast<float*>(ring + cut.stages * kItem * pitch);
+  uint64_t* full = reinterpret_cast<uint64_t*>(partial + 2 * kStreamWarps * kRows * kItem);
   uint64_t* empty = full + kMostStages;
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int items = (p.outputs + kItem - 1) / kItem, steps = p.k / kStageColumns;
+  const int items = (p.outputs + kItem - 1) / kItem, pieces = p.k / (cut.units * kUnit), units = p.k / kUnit;
   let_next_kernel_start();
   if (threadIdx.x == 0) {
-    for (int i = 0; i < kStages; ++i) {
+    for (int i = 0; i < cut.stages; ++i) {
       make_barrier(full + i, 1);
-      make_barrier(empty + i, kStageWarps);
+      make_barrier(empty + i, kStreamWarps);
     }
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");  // the copy engine sees them made
   }
   __syncthreads();
 
-  if (warp == kStageWarps) {  // the producer reads weights alone, so it waits for no other kernel
+  if (warp == kStreamWarps) {  // the producer reads weights alone, so it waits for no other kernel
     int stage = 0;
     uint32_t parity = 1;  // a fresh barrier's phase before the first counts as complete
     for (int item = blockIdx.x; item < items; item += gridDim.x) {
-      for (int step = 0; step < steps; ++step) {
+      for (int piece = 0; piece < pieces; ++piece) {
         wait(empty + stage, parity);
-        if (lane == 0) arrive_expecting(full + stage, kItem * kStageColumns * sizeof(T));
+        if (lane == 0) arrive_expecting(full + stage, static_cast<uint32_t>(kItem * cut.row_bytes()));
         __syncwarp();
         if (lane < kItem) {
           const int output = min(item * kItem + lane, p.outputs - 1);  // rows past the last are read again and dropped
-          copy_bulk(ring + (stage * kItem + lane) * kPitch,
-                    static_cast<const T*>(p.weight) + output * p.weight_stride + step * kStageColumns,
-                    kStageColumns * sizeof(T), full + stage);
+          copy_bulk(ring + (stage * kItem + lane) * pitch,
+                    static_cast<const T*>(p.weight) + output * p.weight_stride + piece * cut.units * kUnit,
+                    static_cast<uint32_t>(cut.row_bytes()), full + stage);
         }
-        if (++stage == kStages) stage = 0, parity ^= 1;
+        if (++stage == cut.stages) stage = 0, parity ^= 1;
       }
     }
     return;
@@ -269,12 +285,12 @@ __global__ void __launch_bounds__(kStreamThreads) few_rows_stream_kernel(const _
 
   const int lane_row = lane / 4, lane_column = lane % 4 * 8;
   const T* x_row = static_cast<const T*>(p.x) + lane_row * p.x_stride + warp * kColumns + lane_column;
-  const auto load_rows = [&](uint4 (&x)[kParts], int step) {
+  const auto load_rows = [&](uint4(&x)[kParts], int unit) {
 #pragma unroll
     for (int part = 0; part < kParts; ++part) {
       x[part] = make_uint4(0, 0, 0, 0);
       if (lane_row + part * 8 < p.t)
-        x[part] = *reinterpret_cast<const uint4*>(x_row + part * 8 * p.x_stride + step * kStageColumns);
+        x[part] = *reinterpret_cast<const uint4*>(x_row + part * 8 * p.x_stride + unit * kUnit);
     }
   };
   wait_for_previous_kernels();
@@ -283,44 +299,44 @@ __global__ void __launch_bounds__(kStreamThreads) few_rows_stream_kernel(const _
   int stage = 0, half = 0;
   uint32_t parity = 0;
   for (int item = blockIdx.x; item < items; item += gridDim.x) {
-    float sum[kTiles][(kParts + 1) / 2][4] = {};
-    for (int step = 0; step < steps; ++step) {
-      load_rows(next_x, step + 1 < steps ? step + 1 : 0);
+    float sum[kTiles][4] = {};
+    for (int piece = 0, unit = 0; piece < pieces; ++piece) {
       wait(full + stage, parity);
+      const unsigned char* weight = ring + (stage * kItem + lane_row) * pitch + (warp * kColumns + lane_column) * 2;
+      for (int i = 0; i < cut.units; ++i) {
+        ++unit;
+        load_rows(next_x, unit < units ? unit : 0);
 #pragma unroll
-      for (int tile = 0; tile < kTiles; ++tile) {
-        const uint4 w = *reinterpret_cast<const uint4*>(ring + (stage * kItem + tile * kOutputs + lane_row) * kPitch +
-                                                        (warp * kColumns + lane_column) * 2);
-#pragma unroll
-        for (int part = 0; part < kParts; part += 2) {
-          const uint4 a = x[part], b = kParts > 1 ? x[kParts > 1 ? part + 1 : 0] : make_uint4(0, 0, 0, 0);
-          multiply<T>(sum[tile][part / 2], a.x, b.x, a.y, b.y, w.x, w.y);
-          multiply<T>(sum[tile][part / 2], a.z, b.z, a.w, b.w, w.z, w.w);
+        for (int tile = 0; tile < kTiles; ++tile) {
+          const uint4 w = *reinterpret_cast<const uint4*>(weight + tile * kOutputs * pitch + i * kUnit * 2);
+          const uint4 a = x[0], b = kParts > 1 ? x[kParts - 1] : make_uint4(0, 0, 0, 0);
+          multiply<T>(sum[tile], a.x, b.x, a.y, b.y, w.x, w.y);
+          multiply<T>(sum[tile], a.z, b.z, a.w, b.w, w.z, w.w);
         }
+#pragma unroll
+        for (int part = 0; part < kParts; ++part) x[part] = next_x[part];
       }
       __syncwarp();
       if (lane == 0) arrive(empty + stage);
-      if (++stage == kStages) stage = 0, parity ^= 1;
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) x[part] = next_x[part];
+      if (++stage == cut.stages) stage = 0, parity ^= 1;
     }
     // The eight warps' sums, in order. Two buffers in turn: one barrier an item is enough.
-    float* mine = partial + half * kStageWarps * kRows * kItem;
+    float* mine = partial + half * kStreamWarps * kRows * kItem;
     half ^= 1;
 #pragma unroll
     for (int tile = 0; tile < kTiles; ++tile) {
 #pragma unroll
       for (int part = 0; part < kParts; ++part) {
         float* to = mine + (warp * kRows + part * 8 + lane_row) * kItem + tile * kOutputs + lane % 4 * 2;
-        to[0] = sum[tile][part / 2][part % 2 * 2];
-        to[1] = sum[tile][part / 2][part % 2 * 2 + 1];
+        to[0] = sum[tile][part * 2];
+        to[1] = sum[tile][part * 2 + 1];
       }
     }
-    asm volatile("bar.sync 1, %0;" ::"n"(kStageWarps * 32) : "memory");
-    for (int i = threadIdx.x; i < p.t * kItem; i += kStageWarps * 32) {
+    asm volatile("bar.sync 1, %0;" ::"n"(kStreamWarps * 32) : "memory");
+    for (int i = threadIdx.x; i < p.t * kItem; i += kStreamWarps * 32) {
       float total = 0;
 #pragma unroll
-      for (int slice = 0; slice < kStageWarps; ++slice) total += mine[slice * kRows * kItem + i];
+      for (int slice = 0; slice < kStreamWarps; ++slice) total += mine[slice * kRows * kItem + i];
       const int row = i / kItem, output = item * kItem + i % kItem;
       if (output >= p.outputs) continue;
       total += bias_at<Out>(p, output);
@@ -389,83 +405,108 @@ __global__ void __launch_bounds__(256) few_rows_f32_kernel(const __grid_constant
   add_slices_and_store<float>(p, partial, kRows, block_outputs);
 }
 
-// How a product is laid over the GPU.
-struct Geometry {
-  int tiles, ring;     // template arguments of the tensor kernel
-  int slices, groups;  // warps of a block along the columns and along the outputs
-};
-
 using Kernel = void (*)(Product);
 
+// Warps along the columns: each wants a step of its own, and more than 16 make too large a block.
+int slices_of(int steps) { return std::min(16, static_cast<int>(std::bit_floor(static_cast<unsigned>(steps)))); }
+
+void start(Kernel kernel, dim3 grid, dim3 block, size_t shared, const Product& p, const Tensor& y, Stream stream) {
+  // A recorded graph is decoding, whose weights nobody writes: only there may a kernel read them before the one in
+  // front of it has ended.
+  launch("linear", kernel, grid, block, {.shared = shared, .early = recording(y.device())}, stream, p);
+}
+
+// The register form: one tile a warp, all warps of a block side by side along the columns.
 template <class T, class Out, bool kUpper>
-Kernel tensor_kernel(const Geometry& geometry, bool is_aligned) {
-  if (!is_aligned) return few_rows_tensor_kernel<T, Out, 1, 2, kUpper, false>;
-  if (geometry.tiles == 1 && geometry.ring == 2) return few_rows_tensor_kernel<T, Out, 1, 2, kUpper, true>;
-  if (geometry.tiles == 1) return few_rows_tensor_kernel<T, Out, 1, 4, kUpper, true>;
-  return few_rows_tensor_kernel<T, Out, 2, 2, kUpper, true>;
+void start_register_form(const Product& p, bool is_aligned, const Tensor& y, Stream stream) {
+  const int steps = (p.k + kColumns - 1) / kColumns, slices = slices_of(steps), each = (steps + slices - 1) / slices;
+  const Kernel kernel = !is_aligned ? few_rows_tensor_kernel<T, Out, 1, 2, kUpper, false>
+                        : each <= 2 ? few_rows_tensor_kernel<T, Out, 1, 2, kUpper, true>
+                        : each <= 4 ? few_rows_tensor_kernel<T, Out, 1, 4, kUpper, true>
+                                    : few_rows_tensor_kernel<T, Out, 1, 8, kUpper, true>;
+  const dim3 grid(static_cast<unsigned>(divide_up(p.outputs, kOutputs)),
+                  static_cast<unsigned>(divide_up(p.t, kMostRows)));
+  start(kernel, grid, dim3(32, static_cast<unsigned>(slices)),
+        sizeof(float) * static_cast<size_t>(slices * kOutputs * (kUpper ? 16 : 8)), p, y, stream);
 }
 
-Kernel f32_kernel(int64_t t, bool is_aligned) {
-  const auto pick = [&]<int kRows, int kOut>() -> Kernel {
-    return is_aligned ? few_rows_f32_kernel<kRows, kOut, true> : few_rows_f32_kernel<kRows, kOut, false>;
-  };
-  if (t == 1) return pick.operator()<1, 4>();
-  if (t <= 4) return pick.operator()<4, 4>();
-  if (t <= 8) return pick.operator()<8, 4>();
-  return pick.operator()<16, 4>();
+// Pieces of three to five units where the columns divide so, else single units; none when they are no whole units.
+Cut cut_of(int k, int item) {
+  if (k % kUnit != 0) return {0, 0};
+  int units = 1;
+  for (const int wanted : {4, 3, 5, 2})
+    if (units == 1 && k / kUnit % wanted == 0) units = wanted;
+  Cut cut{units, 0};
+  cut.stages = std::min(kMostStages, kRingBytes / (item * cut.pitch()));
+  return cut;
 }
 
-Geometry geometry_of(const Product& p) {
-  const int steps = (p.k + kColumns - 1) / kColumns;
-  Geometry g{.tiles = 1, .ring = 4, .slices = 1, .groups = 1};
-  while (g.slices < 16 && g.slices * 4 <= steps) g.slices *= 2;
-  return g;
+template <class T, class Out, int kTiles, int kRows>
+void start_streaming(const Product& p, const Tensor& y, Stream stream) {
+  const int64_t items = divide_up(p.outputs, kTiles * kOutputs);
+  const Cut cut = cut_of(p.k, kTiles * kOutputs);
+  const auto blocks = static_cast<unsigned>(std::min<int64_t>(items, multiprocessors(y.device())));
+  launch("linear", few_rows_stream_kernel<T, Out, kTiles, kRows>, dim3(blocks), dim3(kStreamThreads),
+         {.shared = stream_shared_bytes<kTiles, kRows>(cut), .early = recording(y.device())}, stream, p, cut);
+}
+
+// Whether the streaming form takes a product: whole units, and work for every multiprocessor.
+bool streams(const Product& p) { return p.t <= kMostRows && p.k % kUnit == 0 && p.outputs >= 512; }
+
+template <class T, class Out>
+void start_tensor(const Product& p, bool is_aligned, const Tensor& y, Stream stream) {
+  if (is_aligned && streams(p))
+    return p.t <= 8 ? start_streaming<T, Out, 1, 8>(p, y, stream) : start_streaming<T, Out, 1, 16>(p, y, stream);
+  p.t > 8 ? start_register_form<T, Out, true>(p, is_aligned, y, stream)
+          : start_register_form<T, Out, false>(p, is_aligned, y, stream);
+}
+
+// f32: kRows rows of x at most.
+template <int kRows>
+void start_f32(const Product& p, bool is_aligned, const Tensor& y, Stream stream) {
+  constexpr int kOut = 4, kWarps = 8;
+  const int slices = static_cast<int>(std::clamp<int64_t>(std::bit_floor(static_cast<unsigned>(p.k / 256)), 1, kWarps));
+  const int groups = kWarps / slices, outputs = groups * kOut;
+  start(is_aligned ? few_rows_f32_kernel<kRows, kOut, true> : few_rows_f32_kernel<kRows, kOut, false>,
+        dim3(static_cast<unsigned>(divide_up(p.outputs, outputs)), 1),
+        dim3(32, static_cast<unsigned>(slices), static_cast<unsigned>(groups)),
+        sizeof(float) * static_cast<size_t>(slices * kRows * outputs), p, y, stream);
 }
 
 }  // namespace
 
+bool few_rows_win(const Tensor& x, const Tensor& weight) {
+  const int64_t t = x.size(0), outputs = weight.size(0);
+  if (t == 0 || outputs == 0 || x.size(1) == 0 || x.dtype() != weight.dtype() || outputs > (int64_t{1} << 24))
+    return false;
+  // Beyond 16 rows the library is faster but where its blocks are too few: small weights, read again for every 16 rows.
+  return t <= kMostRows || (x.dtype() != DType::f32 && t <= 64 && weight.count() <= kSmallWeight);
+}
+
 void few_rows(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y, Stream stream) {
-  DCHECK(x.size(0) <= kFewRows && x.dtype() == weight.dtype());
-  Product p{.x = x.raw(),
-            .weight = weight.raw(),
-            .bias = bias ? bias.raw() : nullptr,
-            .y = y.raw(),
-            .x_stride = x.stride(0),
-            .weight_stride = weight.stride(0),
-            .y_stride = y.stride(0),
-            .t = static_cast<int>(x.size(0)),
-            .k = static_cast<int>(x.size(1)),
-            .outputs = static_cast<int>(weight.size(0)),
-            .bias_f32 = bias && bias.dtype() == DType::f32};
-  if (p.t == 0 || p.outputs == 0) return;
-  Geometry geometry = geometry_of(p);
-  LaunchOptions options;
-  // A recorded graph is decoding, whose weights nobody writes: only there may a kernel read them before the one in
-  // front of it has ended.
-  options.early = recording(y.device());
-  const auto start = [&](Kernel kernel, int outputs, int rows) {
-    options.shared = sizeof(float) * static_cast<size_t>(geometry.slices) * static_cast<size_t>(rows * outputs);
-    launch("linear", kernel, dim3(static_cast<unsigned>(divide_up(p.outputs, outputs)), static_cast<unsigned>(divide_up(p.t, kMostRows))),
-           dim3(32, static_cast<unsigned>(geometry.slices), static_cast<unsigned>(geometry.groups)), options, stream, p);
-  };
+  const Product p{.x = x.raw(),
+                  .weight = weight.raw(),
+                  .bias = bias ? bias.raw() : nullptr,
+                  .y = y.raw(),
+                  .x_stride = x.stride(0),
+                  .weight_stride = weight.stride(0),
+                  .y_stride = y.stride(0),
+                  .t = static_cast<int>(x.size(0)),
+                  .k = static_cast<int>(x.size(1)),
+                  .outputs = static_cast<int>(weight.size(0)),
+                  .bias_f32 = bias && bias.dtype() == DType::f32};
+  const int64_t neighbours = 16 / bytes_of(x.dtype());
+  const bool is_aligned = aligned(x, 16) && aligned(weight, 16) && p.k % neighbours == 0;
   if (x.dtype() == DType::f32) {
-    const bool is_aligned = aligned(x, 16) && aligned(weight, 16) && p.k % 4 == 0;
-    geometry.slices = static_cast<int>(std::clamp<int64_t>(divide_up(p.k, 512), 1, 8));
-    geometry.groups = 8 / geometry.slices;
-    const int rows = p.t == 1 ? 1 : p.t <= 4 ? 4 : p.t <= 8 ? 8 : 16;
-    return start(f32_kernel(p.t, is_aligned), 4 * geometry.groups, rows);
+    if (p.t == 1) return start_f32<1>(p, is_aligned, y, stream);
+    if (p.t <= 4) return start_f32<4>(p, is_aligned, y, stream);
+    return p.t <= 8 ? start_f32<8>(p, is_aligned, y, stream) : start_f32<16>(p, is_aligned, y, stream);
   }
-  const bool is_aligned = aligned(x, 16) && aligned(weight, 16) && p.k % 8 == 0, upper = p.t > 8;
-  if (!is_aligned) geometry.tiles = 1;
-  const auto pick = [&]<class T, class Out>() {
-    start(upper ? tensor_kernel<T, Out, true>(geometry, is_aligned) : tensor_kernel<T, Out, false>(geometry, is_aligned),
-          geometry.groups * geometry.tiles * kOutputs, upper ? 16 : 8);
-  };
   const bool to_f32 = y.dtype() == DType::f32;
   if (x.dtype() == DType::bf16)
-    to_f32 ? pick.operator()<bf16, float>() : pick.operator()<bf16, bf16>();
+    to_f32 ? start_tensor<bf16, float>(p, is_aligned, y, stream) : start_tensor<bf16, bf16>(p, is_aligned, y, stream);
   else
-    to_f32 ? pick.operator()<f16, float>() : pick.operator()<f16, f16>();
+    to_f32 ? start_tensor<f16, float>(p, is_aligned, y, stream) : start_tensor<f16, f16>(p, is_aligned, y, stream);
 }
 
 }  // namespace ssm::cuda

@@ -22,8 +22,8 @@ void gemm(const Matrix<float>& a, Transpose transpose_a, const Matrix<float>& b,
 namespace cuda {
 
 // The same through cuBLASLt, which is opened at the first call; Error when it is not there. a and b share f32, bf16 or
-// f16; c has their dtype or f32; sums are f32. `bias` (n), absent or of c's dtype, is added to each row, `scale` multiplies the product. Row strides
-// and the alignment of rows are free; rows on 16 bytes are the fast case.
+// f16; c has their dtype or f32; sums are f32. `bias` (n), absent or of c's dtype, is added to each row, `scale`
+// multiplies the product. Row strides and the alignment of rows are free; rows on 16 bytes are the fast case.
 //
 // The algorithm is chosen by measuring at the first call of a kind (sizes, strides, dtypes, alignment), among those
 // that give the same bits as the library's own first choice; while a graph is recorded that first choice is taken.

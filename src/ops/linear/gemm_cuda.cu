@@ -113,8 +113,8 @@ struct Operand {
         stride(rows > 1 ? tensor.stride(0) : std::max<int64_t>(1, columns)) {}
   // Bytes on which every row begins, as a power of two up to 256, which is as much as the library asks for.
   uint32_t alignment() const {
-    const uint64_t bits = reinterpret_cast<uintptr_t>(data) |
-                          static_cast<uint64_t>(rows > 1 ? stride * bytes_of(dtype) : 256) | 256;
+    const uint64_t bits =
+        reinterpret_cast<uintptr_t>(data) | static_cast<uint64_t>(rows > 1 ? stride * bytes_of(dtype) : 256) | 256;
     return static_cast<uint32_t>(bits & (~bits + 1));
   }
 };
@@ -177,19 +177,20 @@ class Product {
     want(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, c.alignment());
     std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found{};
     int count = 0;
-    const cublasStatus_t status = lt().heuristic(engine.handle, operation_, a_, b_, c_, d_, preference, kCandidates,
-                                                 found.data(), &count);
+    const cublasStatus_t status =
+        lt().heuristic(engine.handle, operation_, a_, b_, c_, d_, preference, kCandidates, found.data(), &count);
     lt().drop_preference(preference);
     if (status != CUBLAS_STATUS_NOT_SUPPORTED) check(status, "ask for an algorithm");
     std::vector<Algorithm> result;
     for (int i = 0; i < count; ++i)
-      if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS) result.push_back({found[static_cast<size_t>(i)].algo});
+      if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS)
+        result.push_back({found[static_cast<size_t>(i)].algo});
     return result;
   }
 
   // d = scale op(a) op(b) (+ c)
-  cublasStatus_t run(const Engine& engine, const Algorithm& choice, const Operand& a, const Operand& b, const Operand& c,
-                     void* d, float scale, bool accumulate, Stream stream) const {
+  cublasStatus_t run(const Engine& engine, const Algorithm& choice, const Operand& a, const Operand& b,
+                     const Operand& c, void* d, float scale, bool accumulate, Stream stream) const {
     const float beta = accumulate ? 1 : 0;
     return lt().matmul(engine.handle, operation_, &scale, b.data, a_, a.data, b_, &beta, c.data, c_, d, d_,
                        &choice.value, engine.workspace.get(), kWorkspaceBytes, stream);
@@ -312,18 +313,29 @@ void gemm(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose tra
   const auto kind = [](Transpose one, Transpose two, bool three, bool four, bool five) {
     return (one == Transpose::yes) + 2 * (two == Transpose::yes) + 4 * three + 8 * four + 16 * five;
   };
-  const Key key = {m, n, k, left.stride, right.stride, result.stride, static_cast<int64_t>(a.dtype()),
-                   static_cast<int64_t>(c.dtype()), left.alignment(), right.alignment(), result.alignment(),
+  const Key key = {m,
+                   n,
+                   k,
+                   left.stride,
+                   right.stride,
+                   result.stride,
+                   static_cast<int64_t>(a.dtype()),
+                   static_cast<int64_t>(c.dtype()),
+                   left.alignment(),
+                   right.alignment(),
+                   result.alignment(),
                    kind(transpose_a, transpose_b, accumulate, static_cast<bool>(bias), tf32)};
   auto found = engine.choices.find(key);
   if (found == engine.choices.end()) {
     const std::vector<Algorithm> candidates = product.candidates(engine, left, right, result);
     require(!candidates.empty(), "gemm: cuBLASLt has no algorithm for (", m, ", ", k, ") (", k, ", ", n, ") in ",
             name_of(a.dtype()), " to ", name_of(c.dtype()));
-    const bool quick = 2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) < kFewestOperations;
+    const bool quick =
+        2.0 * static_cast<double>(m) * static_cast<double>(n) * static_cast<double>(k) < kFewestOperations;
     const bool measure = candidates.size() > 1 && !quick && !recording(c.device());
-    const Algorithm choice = measure ? fastest(engine, product, candidates, left, right, result, accumulate, c.device(), stream)
-                                  : candidates.front();
+    const Algorithm choice =
+        measure ? fastest(engine, product, candidates, left, right, result, accumulate, c.device(), stream)
+                : candidates.front();
     // A choice made while recording is not kept: the next call may measure.
     if (recording(c.device())) {
       check(product.run(engine, choice, left, right, result, result.data, scale, accumulate, stream), "run");

@@ -1,5 +1,5 @@
-// linear on a GPU: few rows stream the weight (few_rows_cuda.cu), more go to cuBLASLt (gemm_cuda.cu). The backward is two
-// products, (2) and (3), and a sum of columns, (4).
+// linear on a GPU: few rows stream the weight (few_rows_cuda.cu), more go to cuBLASLt (gemm_cuda.cu). The backward is
+// two products, (2) and (3), and a sum of columns, (4).
 #include "core/cuda_kernel.cuh"
 #include "ops/linear/few_rows.h"
 #include "ops/linear/gemm.h"

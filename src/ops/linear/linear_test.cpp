@@ -115,5 +115,97 @@ TEST(Linear, WrongShapesAreErrors) {
   EXPECT_THROW(linear(ctx, x, weight), Error);
 }
 
+bool on_the_gpu() { return test_devices().front().first.is_cuda() && !skipped_for_want_of_gpu(); }
+
+TEST(LinearCuda, EveryFormAtTheSizesItTakes) {
+  if (!on_the_gpu()) return;
+  struct Size {
+    int64_t t, columns, out;
+  };
+  for (const Size& size : {
+           Size{1, 768, 520},
+           {8, 1280, 513},
+           {9, 768, 520},
+           {16, 1024, 600},  // streaming
+           {1, 1536, 80},
+           {5, 1544, 80},
+           {16, 96, 600},
+           {33, 1536, 80},
+           {64, 48, 300},  // in registers
+           {3, 777, 100},
+           {64, 131, 70},  // rows on no boundary
+           {65, 768, 80},
+           {40, 768, 1400}  // the library
+       })
+    check_cuda(linear_case(size.t, size.columns, size.out, size.t % 2 == 0));
+}
+
+TEST(LinearCuda, GemmOnColumnsOfWiderMatrices) {
+  if (!on_the_gpu()) return;
+  const int64_t m = 67, n = 131, k = 93;
+  const Device gpu = Device::cuda();
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    for (const DType result : {dtype, DType::f32}) {
+      for (const bool turn_a : {false, true}) {
+        for (const bool turn_b : {false, true}) {
+          const auto matrix = [&](const char* name, int64_t rows, int64_t columns, DType stored) {
+            return random_tensor(name, {rows, columns + 8}, DType::f32).to(stored);
+          };
+          const Tensor a = matrix("a", turn_a ? k : m, turn_a ? m : k, dtype),
+                       b = matrix("b", turn_b ? n : k, turn_b ? k : n, dtype), c = matrix("c", m, n, result);
+          for (const int64_t first : {0, 1, 8}) {
+            const auto part = [&](const Tensor& whole) { return whole.columns(first, first + whole.size(1) - 8); };
+            const Tensor found = c.on(gpu);
+            const Transpose ta = turn_a ? Transpose::yes : Transpose::no, tb = turn_b ? Transpose::yes : Transpose::no;
+            cuda::gemm(part(a.on(gpu)), ta, part(b.on(gpu)), tb, part(found), true, cuda::stream(gpu));
+            const Tensor expected = c.to(DType::f64);
+            ref::gemm(part(a.to(DType::f64)).matrix<double>(), ta, part(b.to(DType::f64)).matrix<double>(), tb,
+                      part(expected).matrix<double>(), true);
+            expect_near(found.on(Device::cpu()).to(DType::f32), expected.to(DType::f32), tolerance(result, k),
+                        text(name_of(dtype), " to ", name_of(result), ", from column ", first));
+          }
+        }
+      }
+    }
+  }
+}
+
+// In a recording kernels start before those in front of them have ended.
+TEST(LinearCuda, ARecordedChainGivesTheSameBits) {
+  if (!on_the_gpu()) return;
+  const Device gpu = Device::cuda();
+  const Ctx ctx{gpu, &test_threads()};
+  for (const DType dtype : {DType::f32, DType::bf16}) {
+    for (const int64_t t : {1, 7, 16, 40}) {
+      const auto weight = [&](const char* name, int64_t out, int64_t in) {
+        return Var{random_tensor(name, {out, in}, DType::f32, -0.1, 0.1).to(dtype).on(gpu), {}};
+      };
+      const Var x{random_tensor("x", {t, 256}, DType::f32).to(dtype).on(gpu), {}};
+      const Var up = weight("up", 1024, 256), narrow = weight("narrow", 40, 512), wide = weight("wide", 512, 24),
+                down = weight("down", 256, 512);
+      Tensor y;
+      const auto chain = [&] {
+        Var now = x;
+        for (int layer = 0; layer < 20; ++layer) {
+          const Var wider = linear(ctx, now, up);
+          const Var few = linear(ctx, {wider.value.columns(0, 512), {}}, narrow);
+          now = linear(ctx, linear(ctx, {few.value.columns(0, 24), {}}, wide), down);
+        }
+        y = now.value;
+      };
+      chain();
+      const Tensor expected = y.on(Device::cpu());
+      cuda::Graph graph(gpu, chain);
+      for (int run = 0; run < 3; ++run) {
+        y.fill_zero();
+        graph.launch();
+        const Tensor found = y.on(Device::cpu());
+        EXPECT_EQ(0, std::memcmp(found.raw(), expected.raw(), static_cast<size_t>(found.bytes())))
+            << name_of(dtype) << ", " << t << " rows, run " << run;
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace ssm::test

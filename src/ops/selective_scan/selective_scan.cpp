@@ -37,9 +37,12 @@ int64_t scan_chunks(const Seqs& seqs) {
 }
 
 Tensor scan_rates(const Ctx& ctx, const Tensor& A_log) {
-  if (ctx.device.kind != Device::Kind::cpu) return {};
-  const Tensor rates = Tensor::empty({A_log.size(1), A_log.size(0)}, DType::f32);
-  cpu::scan_rates(A_log, rates);
+  if (ctx.device.is_ref()) return {};
+  const Tensor rates = Tensor::empty({A_log.size(1), A_log.size(0)}, DType::f32, ctx.device);
+  if (!ctx.device.is_cuda())
+    cpu::scan_rates(A_log, rates);
+  else if constexpr (kHasCuda)
+    cuda::scan_rates(A_log, rates, cuda::stream(ctx.device));
   return rates;
 }
 

@@ -28,8 +28,7 @@ struct ScanIn {
 };
 
 // What a call makes of A_log before it begins: -exp(A_log) log2(e), f32 (n, e). One token costs as much exponential for
-// this as for its own decays, so who decodes with constant weights keeps it. Absent on ref and cuda, which have no use
-// for it.
+// this as for its own decays, so who decodes with constant weights keeps it. Absent on ref, which has no use for it.
 Tensor scan_rates(const Ctx& ctx, const Tensor& A_log);
 
 Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h);
@@ -67,6 +66,7 @@ void selective_scan_forward(const ScanForward&, Threads&);
 void selective_scan_backward(const ScanBackward&, Threads&);
 }  // namespace cpu
 namespace cuda {
+void scan_rates(const Tensor& A_log, const Tensor& rates, Stream);
 void selective_scan_forward(const ScanForward&, Stream);
 void selective_scan_backward(const ScanBackward&, Stream);
 }  // namespace cuda

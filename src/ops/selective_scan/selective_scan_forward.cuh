@@ -17,7 +17,7 @@ template <class T>
 struct ScanArguments {
   Rows<const T> x, dt, z, B, C;  // (t, e), (t, n); z may be null
   Rows<T> out;                   // (t, e)
-  const float *A_log;            // (e, n)
+  const float* A_log;            // (e, n)
   const float *D, *dt_bias;      // (e), or null
   float* h;                      // (slots, n, e), or null
   float* starts;                 // (chunks, n, e), or null
@@ -37,12 +37,12 @@ template <class T, int channels, int pairs, int channel_warps, int state_warps, 
 struct ScanShape {
   using Element = T;
   static constexpr int kChannels = channels, kPairs = pairs, kChannelWarps = channel_warps, kStateWarps = state_warps,
-                       kTile = tile;       // tokens
-  static constexpr int kGroup = group;     // tokens a scanner has at each stage of its pipeline
-  static constexpr int kBlocks = blocks;   // an SM
-  static constexpr int kStates = 2 * pairs;                     // a lane's
-  static constexpr int kWidth = 8 * channels * channel_warps;   // a block's channels
-  static constexpr int kDepth = 4 * kStates * state_warps;      // a block's states, at least n
+                       kTile = tile;                           // tokens
+  static constexpr int kGroup = group;                         // tokens a scanner has at each stage of its pipeline
+  static constexpr int kBlocks = blocks;                       // an SM
+  static constexpr int kStates = 2 * pairs;                    // a lane's
+  static constexpr int kWidth = 8 * channels * channel_warps;  // a block's channels
+  static constexpr int kDepth = 4 * kStates * state_warps;     // a block's states, at least n
   static constexpr int kScanners = 32 * channel_warps * state_warps, kHelpers = 32 * helper_warps;
   static constexpr int kThreads = kScanners + kHelpers;
   // Shared memory, in floats, twice: a tile's (Delta, Delta x), B, C, and y in one plane a state warp.
@@ -155,9 +155,7 @@ struct ScanBlock {
   }
   __device__ float* B(int tile) const { return inputs(tile) + S::kInputs; }
   __device__ float* C(int tile) const { return B(tile) + S::kMatrix; }
-  __device__ float* y(int tile, int plane) const {
-    return C(tile) + S::kMatrix + plane * S::kPlane;
-  }
+  __device__ float* y(int tile, int plane) const { return C(tile) + S::kMatrix + plane * S::kPlane; }
 };
 
 template <class S, ScanOutput kOutput>
@@ -203,7 +201,8 @@ struct Scanner {
     for (int i = 0; i < kStates; ++i)
 #pragma unroll
       for (int j = 0; j < kChannels; ++j)
-        if (channel + j < args.e && state + i < args.n) to[static_cast<int64_t>(state + i) * args.e + channel + j] = h[j][i];
+        if (channel + j < args.e && state + i < args.n)
+          to[static_cast<int64_t>(state + i) * args.e + channel + j] = h[j][i];
   }
 
   // Three stages run at once in a lane, a group of tokens each, so that the special-function unit always has work while
@@ -337,8 +336,7 @@ struct Scanner {
         float* at = to + u * S::kOutRow;
         if constexpr (kChannels == 1) *at = y[u][0];
         if constexpr (kChannels == 2) *reinterpret_cast<float2*>(at) = make_float2(y[u][0], y[u][1]);
-        if constexpr (kChannels == 4)
-          *reinterpret_cast<float4*>(at) = make_float4(y[u][0], y[u][1], y[u][2], y[u][3]);
+        if constexpr (kChannels == 4) *reinterpret_cast<float4*>(at) = make_float4(y[u][0], y[u][1], y[u][2], y[u][3]);
       }
     }
   }
@@ -471,8 +469,8 @@ struct Helper {
   const ScanArguments<T>& args;
   const ScanBlock<S>& block;
   const int id = static_cast<int>(threadIdx.x) - S::kScanners, first = id / S::kStrips, channel;
-  const bool inside;                 // all channels of the strip
-  const T *x_row, *dt_row, *z_row;   // of the next tile to load
+  const bool inside;                  // all channels of the strip
+  const T *x_row, *dt_row, *z_row;    // of the next tile to load
   const T* matrix_row[kMatrixItems];  // of B or C
   T* out_row;
   float D[kStrip] = {}, bias[kStrip] = {};
@@ -480,10 +478,7 @@ struct Helper {
   Strip<T> x_before[kItems], z_before[kItems];
 
   __device__ Helper(const ScanArguments<T>& arguments, const ScanBlock<S>& b)
-      : args(arguments),
-        block(b),
-        channel(b.slab + id % S::kStrips * kStrip),
-        inside(channel + kStrip <= arguments.e) {
+      : args(arguments), block(b), channel(b.slab + id % S::kStrips * kStrip), inside(channel + kStrip <= arguments.e) {
     const int64_t t = block.begin + first;
     x_row = args.x[t] + channel, dt_row = args.dt[t] + channel, out_row = args.out[t] + channel;
     z_row = args.z ? args.z[t] + channel : nullptr;

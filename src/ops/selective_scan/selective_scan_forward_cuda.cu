@@ -37,7 +37,7 @@ void launch_scan(ScanArguments<typename S::Element> arguments, int64_t pieces, S
 template <class T>
 using Few = ScanShape<T, 1, 1, 2, 2, 4, 64, 4, 1>;  // 16 channels
 template <class T>
-using Many = ScanShape<T, 2, 2, 8, 1, 8, 16, 1, 1>;  // 128 channels
+using Many = ScanShape<T, 2, 2, 4, 1, 4, 16, 1, 3>;  // 64 channels
 template <class T>
 using Deep = ScanShape<T, 2, 2, 1, 4, 2, 32, 1, 1>;  // 16 channels of 17 to 64 states
 template <class T>
@@ -71,8 +71,8 @@ void run(const ScanForward& args, ScanArguments<typename S::Element> arguments, 
   arguments.steps = elements<float>(steps);
   launch_scan<S, ScanOutput::ends_only, kAligned>(arguments, count, stream);
   launch("selective_scan", scan_carry_kernel<typename S::Element>,
-         dim3(static_cast<unsigned>(count), static_cast<unsigned>(divide_up(n * e, 128))), dim3(128), stream,
-         arguments, count);
+         dim3(static_cast<unsigned>(count), static_cast<unsigned>(divide_up(n * e, 128))), dim3(128), stream, arguments,
+         count);
   launch_scan<S, ScanOutput::all, kAligned>(arguments, count, stream);
 }
 

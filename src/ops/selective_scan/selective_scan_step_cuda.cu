@@ -67,8 +67,7 @@ __global__ void __launch_bounds__(128) scan_step_kernel(const __grid_constant__ 
         for (int i = 0; i < kDeep; ++i)
 #pragma unroll
           for (int j = 0; j < kVector; ++j)
-            if (first + i < n && inside)
-              rate[i][j] = -kLog2E * expf(args.A_log[(c + j) * n + first + i]);
+            if (first + i < n && inside) rate[i][j] = -kLog2E * expf(args.A_log[(c + j) * n + first + i]);
       }
 #pragma unroll
       for (int i = 0; i < kDeep; ++i) {

@@ -59,6 +59,56 @@ TEST(SelectiveScan, EveryDeviceAgreesOnUglySizes) {
   check_cpu(scan_case({{6}, 9, 256}));
 }
 
+// What the GPU's kernels are cut by: tiles of 16, 32 and 64 tokens, slabs of 16 and more channels, strips of 16 bytes,
+// 16, 64 and 256 states, pieces of a long sequence.
+TEST(SelectiveScan, AgreesAtTheBoundariesOfGpuKernels) {
+  if (skipped_for_want_of_gpu()) return;
+  const auto check = test_devices().back().first.is_cuda() ? check_cuda : check_cpu;
+  check(scan_case({{15, 16, 17, 31, 33, 63, 65, 1, 0, 129}, 40, 16}));
+  for (const int64_t n : {1, 3, 8, 16, 17, 64, 65, 256}) check(scan_case({{70, 3}, 24, n}));
+  check(scan_case({{33}, 131, 16}));       // rows begin anywhere
+  check(scan_case({{40, 9}, 2176, 16}));   // channels enough for the wide slabs
+  check(scan_case({{2100, 100}, 8, 16}));  // few enough for time to be cut
+  check(scan_case({{3, 1, 4}, 48, 16}));   // few tokens: without a tape, the step
+  check(scan_case({{1, 1}, 33, 20, false}));
+}
+
+// B and C are columns of a wider product in the mixer, z of another: their rows are strided, and begin on a boundary of
+// 16 bytes or not.
+TEST(SelectiveScan, InputsMayBeColumnsOfWiderTensors) {
+  if (skipped_for_want_of_gpu()) return;
+  const int64_t e = 48, n = 16;
+  const Device tested = test_devices().back().first;
+  const std::vector<DType> dtypes =
+      tested.is_cuda() ? std::vector{DType::f32, DType::bf16, DType::f16} : std::vector{DType::f32};
+  for (const DType dtype : dtypes)
+    for (const int64_t before : {int64_t{48}, int64_t{3}})
+      for (const int64_t t : {1, 70}) {
+        const auto input = [&](const char* name, const Shape& shape, DType stored, double low, double high) {
+          return random_tensor(name, shape, DType::f32, low, high).to(stored);
+        };
+        const Tensor x = input("x", {t, e}, dtype, -1, 1), dt = input("dt", {t, e}, dtype, -3, 1),
+                     xz = input("xz", {t, 2 * e + 1}, dtype, -2, 2),
+                     all = input("dt, B, C", {t, before + 2 * n}, dtype, -1, 1),
+                     A_log = input("A_log", {e, n}, DType::f32, -1, 1.5);
+        const auto run = [&](const Device& device, DType activations) {
+          const auto there = [&](const Tensor& tensor) { return tensor.to(activations).on(device); };
+          const Tensor wide = there(all), gates = there(xz);
+          const Ctx ctx{device, &test_threads()};
+          const ScanIn in{.x = {there(x), {}},
+                          .dt = {there(dt), {}},
+                          .A_log = {(device.is_ref() ? A_log.to(DType::f64) : A_log).on(device), {}},
+                          .B = {wide.columns(before, before + n), {}},
+                          .C = {wide.columns(before + n, before + 2 * n), {}},
+                          .z = {gates.columns(e, 2 * e), {}}};
+          return selective_scan(ctx, in, Seqs::dense(1, t), nullptr).value.on(Device::cpu()).to(DType::f32);
+        };
+        expect_near(run(tested, dtype), run(Device::ref(), DType::f64),
+                    std::max(tolerance(dtype, 4 * e), tolerance(DType::f32, 4 * e)),
+                    text(name_of(dtype), ", B from column ", before, ", t ", t));
+      }
+}
+
 struct Problem {
   Tensor x, dt, A_log, B, C, D, bias, z;
   Problem(int64_t t, int64_t e, int64_t n, DType dtype)

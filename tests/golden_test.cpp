@@ -22,6 +22,8 @@ struct Precision {
 };
 
 const std::vector<Precision>& precisions() {
+  static const std::vector<Precision> gpu = {{{.device = Device::cuda(), .dtype = DType::f32}, 1e-5, 5e-5}};
+  if (test_devices().front().first.is_cuda()) return gpu;
   static const std::vector<Precision> all = {{{.device = Device::ref(), .dtype = DType::f64}, 1e-12, 1e-7},
                                              {{.device = Device::cpu(), .dtype = DType::f32}, 1e-5, 5e-5}};
   return all;
@@ -38,7 +40,7 @@ std::vector<Path> golden_models() {
 // Element i of `found` is to be element place(i) of `expected`.
 template <class Place>
 void expect_near(const Tensor& found, const Tensor& expected, double relative, const std::string& what, Place place) {
-  const Tensor a = found.to(DType::f64), b = expected.to(DType::f64);
+  const Tensor a = found.on(Device::cpu()).to(DType::f64), b = expected.to(DType::f64);
   double largest = 0;
   for (const double value : b.span<double>()) largest = std::max(largest, std::abs(value));
   double worst = 0;
@@ -76,12 +78,13 @@ struct Golden {
 
 TEST(Golden, ModelsAreThere) { EXPECT_GE(golden_models().size(), 3u); }
 
-TEST(Golden, LogitsAndStates) {
+TEST(Golden, EveryDeviceLogitsAndStates) {
+  if (skipped_for_want_of_gpu()) return;
   for (const Path& path : golden_models())
     for (const Precision& precision : precisions()) {
       const auto model = Model::open(path, precision.options);
       const Golden golden(path);
-      StatePool pool(model->lm().state_spec(), 2);
+      StatePool pool(model->lm().state_spec(), 2, precision.options.device);
       const Ctx ctx{.device = precision.options.device, .threads = &test_threads()};
       const Var hidden = model->lm().hidden(ctx, golden.ids, golden.seqs, pool.state());
       const Tensor logits = model->lm().logits(ctx, hidden).value;  // (t, padded vocab)
@@ -110,7 +113,8 @@ TEST(Golden, LogitsAndStates) {
     }
 }
 
-TEST(Golden, LossAndGradients) {
+TEST(Golden, EveryDeviceLossAndGradients) {
+  if (skipped_for_want_of_gpu()) return;
   for (const Path& path : golden_models())
     for (Precision precision : precisions()) {
       precision.options.trainable = true;
@@ -128,13 +132,14 @@ TEST(Golden, LossAndGradients) {
     }
 }
 
-TEST(Golden, GreedyContinuations) {
+TEST(Golden, EveryDeviceGreedyContinuations) {
+  if (skipped_for_want_of_gpu()) return;
   for (const Path& path : golden_models())
     for (const Precision& precision : precisions()) {
       const auto model = Model::open(path, precision.options);
       const Golden golden(path);
       for (const std::string which : {"0", "1"}) {
-        StatePool pool(model->lm().state_spec(), 1);
+        StatePool pool(model->lm().state_spec(), 1, precision.options.device);
         Generator generator(*model, test_threads(), pool, pool.acquire());
         generator.read(golden.at("ids." + which).span<int64_t>());
         const Tensor right = golden.at("greedy." + which);

@@ -265,14 +265,16 @@ void linear_cross_entropy_forward(const LinearCrossEntropyForward& args, Stream 
       run_rows<float, float, true, false>(logits, args.targets, first, args.losses, {}, 0, nullptr, stream);
       continue;
     }
-    // Slopes for a weight of 1 a token: at most 1, which f16 holds; the products bring in 1 / counted.
+    // Slopes for a weight of 1 a token, in f16 of 2^15: at most that, and normal numbers down to 2^-29. The products
+    // bring in 1 / counted.
+    const float unit = dtype == DType::f16 ? 32768.0f : 1.0f;
     const Shape strides{width * bytes_of(DType::f32) / bytes_of(dtype), 1};
     const Tensor slopes = Tensor::borrow(logits.raw(), logits.shape(), dtype, {}, &strides, logits.device());
     with_element(dtype, "linear_cross_entropy", [&](auto element) {
       using T = decltype(element);
-      run_rows<float, T, true, true>(logits, args.targets, first, args.losses, slopes, 1, nullptr, stream);
+      run_rows<float, T, true, true>(logits, args.targets, first, args.losses, slopes, unit, nullptr, stream);
     });
-    const float scale = share(args.targets);
+    const float scale = share(args.targets) / unit;
     if (args.dx)  // (6)
       gemm(slopes, Transpose::no, args.weight, Transpose::no, args.dx.rows(first, last), false, stream, {}, scale);
     if (args.dweight)  // (7)

@@ -15,7 +15,7 @@ constexpr int kOutputs = 8;   // of a tile: the n of mma.m16n8k16
 constexpr int kColumns = 32;  // of a step: four lanes of 16 bytes a weight row, two mma
 constexpr int kMostThreads = 512;
 constexpr int64_t kSmallWeight = int64_t{1} << 20;
-constexpr int kMostRows = 16;  // of a block in the register form: the m of mma.m16n8k16
+constexpr int kMostRows = 16;  // of a block: the m of mma.m16n8k16
 
 struct Product {
   const void* x;       // (t, k)
@@ -112,7 +112,7 @@ __device__ __forceinline__ Product rows_of_block(const Product& whole) {
   return p;
 }
 
-// The register form, for any number of columns. Block (32, slices of the columns, groups of outputs), grid (outputs,
+// Block (32, slices of the columns, groups of outputs), grid (outputs,
 // rows). kTiles tiles a warp; kRing steps in flight; kUpper: more than 8 rows.
 template <class T, class Out, int kTiles, int kRing, bool kUpper, bool kAligned>
 __global__ void __launch_bounds__(kMostThreads) few_rows_tensor_kernel(const __grid_constant__ Product whole) {
@@ -189,162 +189,6 @@ __global__ void __launch_bounds__(kMostThreads) few_rows_tensor_kernel(const __g
   add_slices_and_store<Out>(p, partial, kRows, block_outputs);
 }
 
-// The streaming form, for weights of many columns: a producer warp copies tiles of rows into a ring in shared memory
-// with the bulk copy engine, eight warps multiply. The ring takes no registers and few threads, so a kernel launched
-// early fills its own while the one in front still multiplies: memory is busy across the boundary.
-constexpr int kUnit = 256;  // columns: a step of 32 for each of the eight warps
-constexpr int kStreamWarps = kUnit / kColumns;
-constexpr int kStreamThreads = (kStreamWarps + 1) * 32;
-constexpr int kMostStages = 8;
-constexpr int kRingBytes = 72 * 1024;  // so that three kernels share a multiprocessor
-
-// How a weight row is cut: a stage holds some units of each row of an item. The copy engine starts one copy in about 60
-// cycles whatever its size, so pieces of a row want to be 1.5 KB and more.
-struct Cut {
-  int units, stages;
-  __host__ __device__ int row_bytes() const { return units * kUnit * 2; }
-  // Of a row in shared memory: neighbouring rows fall on different halves of the banks.
-  __host__ __device__ int pitch() const { return row_bytes() + 64; }
-};
-
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-__device__ __forceinline__ void make_barrier(uint64_t* barrier, int arrivals) {
-  asm volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(arrivals) : "memory");
-}
-__device__ __forceinline__ void arrive(uint64_t* barrier) {
-  asm volatile("mbarrier.arrive.shared.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
-__device__ __forceinline__ void arrive_expecting(uint64_t* barrier, uint32_t bytes) {
-  asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-               : "memory");
-}
-__device__ __forceinline__ void wait(uint64_t* barrier, uint32_t parity) {
-  asm volatile(
-      "{\n.reg .pred done;\nagain:\nmbarrier.try_wait.parity.shared.b64 done, [%0], %1;\n@!done bra again;\n}" ::"r"(
-          shared_address(barrier)),
-      "r"(parity)
-      : "memory");
-}
-__device__ __forceinline__ void copy_bulk(void* to, const void* from, uint32_t bytes, uint64_t* barrier) {
-  asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(
-                   shared_address(to)),
-               "l"(from), "r"(bytes), "r"(shared_address(barrier))
-               : "memory");
-}
-
-template <int kTiles, int kRows>
-size_t stream_shared_bytes(const Cut& cut) {
-  return 2 * kMostStages * sizeof(uint64_t) + static_cast<size_t>(cut.stages * kTiles * kOutputs * cut.pitch()) +
-         2 * kStreamWarps * kRows * kTiles * kOutputs * sizeof(float);
-}
-
-// Items are groups of kTiles * 8 outputs, block b takes b, b + blocks, ... kRows: rows of x, rounded up to 8 or 16.
-template <class T, class Out, int kTiles, int kRows>
-__global__ void __launch_bounds__(kStreamThreads)
-    few_rows_stream_kernel(const __grid_constant__ Product p, const Cut cut) {
-  constexpr int kItem = kTiles * kOutputs, kParts = kRows / 8;
-  extern __shared__ __align__(128) unsigned char memory[];
-  const int pitch = cut.pitch();
-  unsigned char* ring = memory;
-  float* partial = reinterpret_cast<float*>(ring + cut.stages * kItem * pitch);
-  uint64_t* full = reinterpret_cast<uint64_t*>(partial + 2 * kStreamWarps * kRows * kItem);
-  uint64_t* empty = full + kMostStages;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int items = (p.outputs + kItem - 1) / kItem, pieces = p.k / (cut.units * kUnit), units = p.k / kUnit;
-  let_next_kernel_start();
-  if (threadIdx.x == 0) {
-    for (int i = 0; i < cut.stages; ++i) {
-      make_barrier(full + i, 1);
-      make_barrier(empty + i, kStreamWarps);
-    }
-    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");  // the copy engine sees them made
-  }
-  __syncthreads();
-
-  if (warp == kStreamWarps) {  // the producer reads weights alone, so it waits for no other kernel
-    int stage = 0;
-    uint32_t parity = 1;  // a fresh barrier's phase before the first counts as complete
-    for (int item = blockIdx.x; item < items; item += gridDim.x) {
-      for (int piece = 0; piece < pieces; ++piece) {
-        wait(empty + stage, parity);
-        if (lane == 0) arrive_expecting(full + stage, static_cast<uint32_t>(kItem * cut.row_bytes()));
-        __syncwarp();
-        if (lane < kItem) {
-          const int output = min(item * kItem + lane, p.outputs - 1);  // rows past the last are read again and dropped
-          copy_bulk(ring + (stage * kItem + lane) * pitch,
-                    static_cast<const T*>(p.weight) + output * p.weight_stride + piece * cut.units * kUnit,
-                    static_cast<uint32_t>(cut.row_bytes()), full + stage);
-        }
-        if (++stage == cut.stages) stage = 0, parity ^= 1;
-      }
-    }
-    return;
-  }
-
-  const int lane_row = lane / 4, lane_column = lane % 4 * 8;
-  const T* x_row = static_cast<const T*>(p.x) + lane_row * p.x_stride + warp * kColumns + lane_column;
-  const auto load_rows = [&](uint4(&x)[kParts], int unit) {
-#pragma unroll
-    for (int part = 0; part < kParts; ++part) {
-      x[part] = make_uint4(0, 0, 0, 0);
-      if (lane_row + part * 8 < p.t)
-        x[part] = *reinterpret_cast<const uint4*>(x_row + part * 8 * p.x_stride + unit * kUnit);
-    }
-  };
-  wait_for_previous_kernels();
-  uint4 x[kParts], next_x[kParts];
-  load_rows(x, 0);
-  int stage = 0, half = 0;
-  uint32_t parity = 0;
-  for (int item = blockIdx.x; item < items; item += gridDim.x) {
-    float sum[kTiles][4] = {};
-    for (int piece = 0, unit = 0; piece < pieces; ++piece) {
-      wait(full + stage, parity);
-      const unsigned char* weight = ring + (stage * kItem + lane_row) * pitch + (warp * kColumns + lane_column) * 2;
-      for (int i = 0; i < cut.units; ++i) {
-        ++unit;
-        load_rows(next_x, unit < units ? unit : 0);
-#pragma unroll
-        for (int tile = 0; tile < kTiles; ++tile) {
-          const uint4 w = *reinterpret_cast<const uint4*>(weight + tile * kOutputs * pitch + i * kUnit * 2);
-          const uint4 a = x[0], b = kParts > 1 ? x[kParts - 1] : make_uint4(0, 0, 0, 0);
-          multiply<T>(sum[tile], a.x, b.x, a.y, b.y, w.x, w.y);
-          multiply<T>(sum[tile], a.z, b.z, a.w, b.w, w.z, w.w);
-        }
-#pragma unroll
-        for (int part = 0; part < kParts; ++part) x[part] = next_x[part];
-      }
-      __syncwarp();
-      if (lane == 0) arrive(empty + stage);
-      if (++stage == cut.stages) stage = 0, parity ^= 1;
-    }
-    // The eight warps' sums, in order. Two buffers in turn: one barrier an item is enough.
-    float* mine = partial + half * kStreamWarps * kRows * kItem;
-    half ^= 1;
-#pragma unroll
-    for (int tile = 0; tile < kTiles; ++tile) {
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-        float* to = mine + (warp * kRows + part * 8 + lane_row) * kItem + tile * kOutputs + lane % 4 * 2;
-        to[0] = sum[tile][part * 2];
-        to[1] = sum[tile][part * 2 + 1];
-      }
-    }
-    asm volatile("bar.sync 1, %0;" ::"n"(kStreamWarps * 32) : "memory");
-    for (int i = threadIdx.x; i < p.t * kItem; i += kStreamWarps * 32) {
-      float total = 0;
-#pragma unroll
-      for (int slice = 0; slice < kStreamWarps; ++slice) total += mine[slice * kRows * kItem + i];
-      const int row = i / kItem, output = item * kItem + i % kItem;
-      if (output >= p.outputs) continue;
-      total += bias_at<Out>(p, output);
-      static_cast<Out*>(p.y)[row * p.y_stride + output] = from_float<Out>(total);
-    }
-  }
-}
-
 // f32: lanes side by side along the columns, kOut weight rows a warp, kRows rows of x.
 template <int kRows, int kOut, bool kAligned>
 __global__ void __launch_bounds__(256) few_rows_f32_kernel(const __grid_constant__ Product whole) {
@@ -407,58 +251,49 @@ __global__ void __launch_bounds__(256) few_rows_f32_kernel(const __grid_constant
 
 using Kernel = void (*)(Product);
 
-// Warps along the columns: each wants a step of its own, and more than 16 make too large a block.
-int slices_of(int steps) { return std::min(16, static_cast<int>(std::bit_floor(static_cast<unsigned>(steps)))); }
-
 void start(Kernel kernel, dim3 grid, dim3 block, size_t shared, const Product& p, const Tensor& y, Stream stream) {
   // A recorded graph is decoding, whose weights nobody writes: only there may a kernel read them before the one in
   // front of it has ended.
   launch("linear", kernel, grid, block, {.shared = shared, .early = recording(y.device())}, stream, p);
 }
 
-// The register form: one tile a warp, all warps of a block side by side along the columns.
+// How a product is laid over the GPU, by measurement (README.md).
+struct Geometry {
+  int tiles, ring, slices;
+};
+
+Geometry geometry_of(const Product& p) {
+  const int steps = (p.k + kColumns - 1) / kColumns, tiles = (p.outputs + kOutputs - 1) / kOutputs;
+  const int wanted = tiles >= 1024 ? 4 : tiles >= 300 ? 8 : 16;
+  const int slices = std::min(wanted, static_cast<int>(std::bit_floor(static_cast<unsigned>(steps))));
+  const int each = (steps + slices - 1) / slices;
+  // Two tiles a warp where one would take more blocks than are resident at once.
+  if (tiles > 1056) return {2, 2, slices};
+  // Few warps keep much in flight each; many leave each other registers.
+  if (each > 4) return {1, tiles * slices <= 528 ? 8 : 2, slices};
+  return {1, each <= 2 ? 2 : 4, slices};
+}
+
 template <class T, class Out, bool kUpper>
-void start_register_form(const Product& p, bool is_aligned, const Tensor& y, Stream stream) {
-  const int steps = (p.k + kColumns - 1) / kColumns, slices = slices_of(steps), each = (steps + slices - 1) / slices;
-  const Kernel kernel = !is_aligned ? few_rows_tensor_kernel<T, Out, 1, 2, kUpper, false>
-                        : each <= 2 ? few_rows_tensor_kernel<T, Out, 1, 2, kUpper, true>
-                        : each <= 4 ? few_rows_tensor_kernel<T, Out, 1, 4, kUpper, true>
-                                    : few_rows_tensor_kernel<T, Out, 1, 8, kUpper, true>;
-  const dim3 grid(static_cast<unsigned>(divide_up(p.outputs, kOutputs)),
+void start_tensor(const Product& p, bool is_aligned, const Tensor& y, Stream stream) {
+  Geometry g = geometry_of(p);
+  if (!is_aligned) g.tiles = 1;
+  const Kernel kernel = !is_aligned    ? few_rows_tensor_kernel<T, Out, 1, 2, kUpper, false>
+                        : g.tiles == 2 ? few_rows_tensor_kernel<T, Out, 2, 2, kUpper, true>
+                        : g.ring == 2  ? few_rows_tensor_kernel<T, Out, 1, 2, kUpper, true>
+                        : g.ring == 4  ? few_rows_tensor_kernel<T, Out, 1, 4, kUpper, true>
+                                       : few_rows_tensor_kernel<T, Out, 1, 8, kUpper, true>;
+  const int outputs = g.tiles * kOutputs;
+  const dim3 grid(static_cast<unsigned>(divide_up(p.outputs, outputs)),
                   static_cast<unsigned>(divide_up(p.t, kMostRows)));
-  start(kernel, grid, dim3(32, static_cast<unsigned>(slices)),
-        sizeof(float) * static_cast<size_t>(slices * kOutputs * (kUpper ? 16 : 8)), p, y, stream);
+  start(kernel, grid, dim3(32, static_cast<unsigned>(g.slices)),
+        sizeof(float) * static_cast<size_t>(g.slices * outputs * (kUpper ? 16 : 8)), p, y, stream);
 }
-
-// Pieces of three to five units where the columns divide so, else single units; none when they are no whole units.
-Cut cut_of(int k, int item) {
-  if (k % kUnit != 0) return {0, 0};
-  int units = 1;
-  for (const int wanted : {4, 3, 5, 2})
-    if (units == 1 && k / kUnit % wanted == 0) units = wanted;
-  Cut cut{units, 0};
-  cut.stages = std::min(kMostStages, kRingBytes / (item * cut.pitch()));
-  return cut;
-}
-
-template <class T, class Out, int kTiles, int kRows>
-void start_streaming(const Product& p, const Tensor& y, Stream stream) {
-  const int64_t items = divide_up(p.outputs, kTiles * kOutputs);
-  const Cut cut = cut_of(p.k, kTiles * kOutputs);
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(items, multiprocessors(y.device())));
-  launch("linear", few_rows_stream_kernel<T, Out, kTiles, kRows>, dim3(blocks), dim3(kStreamThreads),
-         {.shared = stream_shared_bytes<kTiles, kRows>(cut), .early = recording(y.device())}, stream, p, cut);
-}
-
-// Whether the streaming form takes a product: whole units, and work for every multiprocessor.
-bool streams(const Product& p) { return p.t <= kMostRows && p.k % kUnit == 0 && p.outputs >= 512; }
 
 template <class T, class Out>
 void start_tensor(const Product& p, bool is_aligned, const Tensor& y, Stream stream) {
-  if (is_aligned && streams(p))
-    return p.t <= 8 ? start_streaming<T, Out, 1, 8>(p, y, stream) : start_streaming<T, Out, 1, 16>(p, y, stream);
-  p.t > 8 ? start_register_form<T, Out, true>(p, is_aligned, y, stream)
-          : start_register_form<T, Out, false>(p, is_aligned, y, stream);
+  p.t > 8 ? start_tensor<T, Out, true>(p, is_aligned, y, stream)
+          : start_tensor<T, Out, false>(p, is_aligned, y, stream);
 }
 
 // f32: kRows rows of x at most.

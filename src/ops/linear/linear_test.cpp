@@ -126,12 +126,12 @@ TEST(LinearCuda, EveryFormAtTheSizesItTakes) {
            Size{1, 768, 520},
            {8, 1280, 513},
            {9, 768, 520},
-           {16, 1024, 600},  // streaming
+           {16, 1024, 600},  // tiles of any count
            {1, 1536, 80},
            {5, 1544, 80},
            {16, 96, 600},
            {33, 1536, 80},
-           {64, 48, 300},  // in registers
+           {64, 48, 300},  // groups of 16 rows
            {3, 777, 100},
            {64, 131, 70},  // rows on no boundary
            {65, 768, 80},

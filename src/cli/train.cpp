@@ -86,7 +86,8 @@ class Train : public Command {
     settle_flags(invocation);
     if (resume_.empty()) check_new_run(out_);
 
-    const auto model = open_model(invocation.common.device_kind());
+    device_ = invocation.common.device_kind();
+    const auto model = open_model(device_);
     const Data data = open_data(invocation, model->config());
     make_paths_absolute(state_.config);
 
@@ -272,7 +273,7 @@ class Train : public Command {
       note(text("the run has made its ", config().rate.steps, " steps already; --steps N extends it"), quiet_);
       return 0;
     }
-    reset_memory_peak();
+    reset_memory_peak(model.options().device);
     Pace pace;
     StepResult last;
     Training end;
@@ -309,7 +310,7 @@ class Train : public Command {
   std::string summary(const StepResult& last, const Pace& pace, const RunDirectory& directory) const {
     const std::string evaluated = last.eval_loss ? " · held-back loss " + number("%.4f", *last.eval_loss) : "";
     return text("step ", last.step, " · loss ", number("%.4f", last.loss), evaluated, " nats a token · ", pace.speed(),
-                " · peak memory ", byte_count(static_cast<double>(memory_stats().peak)), " · ",
+                " · peak memory ", byte_count(static_cast<double>(memory_stats(device_).peak)), " · ",
                 duration(pace.elapsed()), "\nmodel: ", directory.checkpoint().string(), "\n");
   }
 
@@ -332,7 +333,7 @@ class Train : public Command {
     row("gradients", "", model.params().bytes());
     row("moments", "", 2 * model.params().bytes());
     table += "at most, with what operations need while they run:\n";
-    row("peak", "", memory_stats().peak);
+    row("peak", "", memory_stats(device_).peak);
     return table;
   }
 
@@ -341,8 +342,9 @@ class Train : public Command {
   bool report_memory_ = false;
 
   TrainingState state_;  // config: what the run has
-  Path checkpoint_;      // of --resume
-  Tensor batches_;       // of --batches
+  Device device_;
+  Path checkpoint_;  // of --resume
+  Tensor batches_;   // of --batches
   bool quiet_ = false, json_ = false;
 };
 

@@ -22,7 +22,7 @@ Init A_log_init(const std::vector<double>& range) {
 // (t, a) and (t, b) side by side: (t, a + b).
 Var join(const Ctx& ctx, const Var& left, const Var& right) {
   const int64_t t = left.value.size(0), a = left.value.size(1), all = a + right.value.size(1);
-  const Var joined = ctx.output(Tensor::empty({t, all}, left.value.dtype()));
+  const Var joined = ctx.output(Tensor::empty({t, all}, left.value.dtype(), ctx.device));
   joined.value.columns(0, a).copy_from(left.value);
   joined.value.columns(a, all).copy_from(right.value);
   if (ctx.tape)

@@ -132,9 +132,12 @@ __global__ void __launch_bounds__(kLanes* kForwardPieces, kForwardBlocks)
     forward_kernel(Inputs<T> in, Filter filter, Rows<T> y, const Piece* pieces, int64_t piece_count,
                    unsigned blocks_across, float* new_state) {
   extern __shared__ __align__(16) unsigned char shared[];
+  let_next_kernel_start();
   const int64_t c = (blockIdx.x % blocks_across * kLanes + threadIdx.x) * kChannels;
   const int64_t number = blockIdx.x / blocks_across * kForwardPieces + threadIdx.y;
-  if (c >= in.e || number >= piece_count) return;
+  if (c >= in.e || number >= piece_count) return wait_for_previous_kernels();
+  const FilterRegisters taps(filter, c);  // the same in every step: read while the kernel before ends
+  wait_for_previous_kernels();
   const Piece piece = pieces[number];
   const int length = static_cast<int>(piece.rows);
   const T* x = in.x[piece.first] + c;
@@ -153,7 +156,6 @@ __global__ void __launch_bounds__(kLanes* kForwardPieces, kForwardBlocks)
   };
 #pragma unroll
   for (int group = 0; group < kAhead; ++group) order(group);
-  const FilterRegisters taps(filter, c);
   float window[kTaps][kChannels];  // row r of the piece is in window[(r + kCarried) % kTaps]
   load_carried(in, piece, c, window);
 
@@ -510,8 +512,8 @@ void forward(const Conv1dForward& args, Stream stream) {
     const int64_t count = pieces.size(0), across = divide_up(e, kLanes * kChannels);
     const dim3 grid(static_cast<unsigned>(across * divide_up(count, kForwardPieces)));
     launch(kName, filter.silu ? forward_kernel<T, true> : forward_kernel<T, false>, grid, dim3(kLanes, kForwardPieces),
-           LaunchOptions{.shared = Ahead<T, 1, kForwardPieces>::kBytes}, stream, in, filter, y, pieces_of(pieces),
-           count, across, whole ? new_state : nullptr);
+           LaunchOptions{.shared = Ahead<T, 1, kForwardPieces>::kBytes, .early = true}, stream, in, filter, y,
+           pieces_of(pieces), count, across, whole ? new_state : nullptr);
     if (whole) return;
   } else {
     const Tensor& pieces = args.seqs.pieces(device, 1);

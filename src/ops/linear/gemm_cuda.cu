@@ -110,7 +110,9 @@ struct Operand {
         dtype(tensor.dtype()),
         rows(tensor.size(0)),
         columns(tensor.size(1)),
-        stride(rows > 1 ? tensor.stride(0) : std::max<int64_t>(1, columns)) {}
+        stride(rows > 1 ? tensor.stride(0) : std::max<int64_t>(1, columns)) {
+    require(tensor.device().is_cuda(), "gemm: a matrix ", tensor.shape(), " is on the host");
+  }
   // Bytes on which every row begins, as a power of two up to 256, which is as much as the library asks for.
   uint32_t alignment() const {
     const uint64_t bits =

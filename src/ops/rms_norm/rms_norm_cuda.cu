@@ -43,6 +43,8 @@ __device__ __forceinline__ void load_sum(const Forward<T>& a, int64_t row, int64
 template <class T>
 __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
   __shared__ float scratch[kWarp];
+  let_next_kernel_start();
+  wait_for_previous_kernels();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const bool mine = row < a.t;
   float r[kPacks][kPack], squares = 0;
@@ -233,7 +235,8 @@ void forward(const RmsNormForward& args, Stream stream) {
   const dim3 block = block_for(a.d);
   if (a.d % kPack == 0 && a.d <= kLongest && aligned(args.x, x_bytes) && aligned(args.y, x_bytes) &&
       aligned(args.residual, as_x ? x_bytes : 16) && aligned(args.sum, 16) && aligned(args.weight, 16))
-    launch(kName, forward_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.t, block.y))), block, stream, a);
+    launch(kName, forward_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.t, block.y))), block,
+           LaunchOptions{.early = true}, stream, a);
   else
     launch(kName, any_forward_kernel<T>, dim3(static_cast<unsigned>(a.t)), kBlock, stream, a);
 }

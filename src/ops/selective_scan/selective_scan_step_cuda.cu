@@ -28,6 +28,7 @@ constexpr int kWidth = 32;  // threads a group of channels: a warp
 // first is used.
 template <class T, int kVector>
 __global__ void __launch_bounds__(128) scan_step_kernel(const __grid_constant__ StepArguments<T> args) {
+  let_next_kernel_start();
   wait_for_previous_kernels();
   const int64_t group = (blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x) / kWidth;
   const int lane = threadIdx.x % kWidth, part = lane / (kWidth / kParts);
@@ -88,7 +89,6 @@ __global__ void __launch_bounds__(128) scan_step_kernel(const __grid_constant__ 
     }
     if (part == 0 && inside) store_floats<kVector>(args.out[t] + c, y);
   }
-  let_next_kernel_start();
 }
 
 template <class T, int kVector>

@@ -43,7 +43,7 @@ OpCase scan_case(const Sizes& sizes) {
                                              h ? &h : nullptr);
                 return std::vector<Var>{y, h};
               },
-          .reduction = std::max(t, e) * 4};
+          .reduction = std::max(t, e) * 4 + 16};
 }
 
 TEST(SelectiveScan, EveryDeviceAgreesOnUglySizes) {

@@ -27,4 +27,41 @@ std::vector<Var> split(const Ctx& ctx, const Var& value, std::initializer_list<i
   return parts;
 }
 
+std::vector<Var> recompute(const Ctx& ctx, const char* name, bool keep, const std::vector<Var>& inputs,
+                           const Recomputed& function) {
+  if (!ctx.tape) return function(ctx, inputs);
+  const auto kept = keep ? std::make_shared<Kept>() : nullptr;
+  Ctx first = ctx;
+  first.tape = nullptr;
+  first.kept = kept.get();
+  std::vector<Var> outputs;
+  std::vector<GradPtr> grads;
+  for (const Var& result : function(first, inputs)) {
+    outputs.push_back(result ? ctx.output(result.value) : Var{});
+    grads.push_back(outputs.back().grad);
+  }
+  std::vector<Saved> saved;
+  for (const Var& input : inputs) saved.push_back({"input", input.value});
+  if (kept)
+    for (const Tensor& tensor : kept->tensors) saved.push_back({"kept", tensor});
+  // The inputs come back with the gradients they had, so the second run's backward writes where it should.
+  ctx.tape->record(name, std::move(saved), grads, [ctx, kept, inputs, function](const Backward& b) {
+    Tape tape;
+    Ctx second = ctx;
+    second.tape = &tape;
+    second.recompute = Recompute::nothing;
+    second.kept = kept.get();
+    if (kept) kept->second_run = true;
+    const std::vector<Var> again = function(second, inputs);
+    for (size_t i = 0; i < again.size(); ++i) {
+      const Tensor gradient = b.grad_if_any(i);
+      if (!again[i].grad || !gradient) continue;
+      again[i].grad->value = gradient;
+      again[i].grad->written = true;
+    }
+    tape.backward(std::vector<std::pair<Var, Tensor>>{});
+  });
+  return outputs;
+}
+
 }  // namespace ssm

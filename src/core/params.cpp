@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/threads.h"
+
 namespace ssm {
 
 Init Init::constant(double value) {
@@ -39,13 +41,19 @@ Tensor ParamStore::initial_value(const Param& param) const {
   const Rng rng(options_.seed, param.name);
   const Tensor& like = param.var.value;
   Tensor value = Tensor::empty(like.shape(), like.dtype() == DType::f64 ? DType::f64 : DType::f32);
-  for (int64_t i = 0; i < value.count(); ++i) {
-    const double drawn = param.init(rng, i);
-    if (value.dtype() == DType::f64)
-      value.data<double>()[i] = drawn;
-    else
-      value.data<float>()[i] = static_cast<float>(drawn);
-  }
+  const auto draw = [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const double drawn = param.init(rng, i);
+      if (value.dtype() == DType::f64)
+        value.data<double>()[i] = drawn;
+      else
+        value.data<float>()[i] = static_cast<float>(drawn);
+    }
+  };
+  constexpr int64_t kTask = int64_t{1} << 16;  // elements; fewer are not worth a thread
+  const int64_t tasks = (value.count() + kTask - 1) / kTask;
+  Threads threads(tasks > 4 ? 0 : 1);
+  threads.parallel(tasks, [&](int64_t task, int) { draw(task * kTask, std::min(value.count(), (task + 1) * kTask)); });
   return value;
 }
 

@@ -38,10 +38,16 @@ Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, S
           " state tensors, found ", state.size());
   Var x = embedding(ctx, ids, embedding_), residual;  // (t, d); the residual stream stays f32
   for (const Block& block : blocks_) {
-    const NormedResidual normed = rms_norm(ctx, x, residual, block.norm, config_.norm_epsilon);
     const State rows = state.empty() ? State() : state.subspan(block.first_state, block.states);
-    x = block.mixer->forward(ctx, normed.y, seqs, rows);
-    residual = normed.residual;
+    const auto run = [this, &block, seqs, rows](const Ctx& c, const std::vector<Var>& in) -> std::vector<Var> {
+      const NormedResidual normed = rms_norm(c, in[0], in[1], block.norm, config_.norm_epsilon);
+      return {block.mixer->forward(c, normed.y, seqs, rows), normed.residual};
+    };
+    // The first block's residual stream is its own input, whose gradient a second run could not tell apart.
+    const bool again = ctx.recompute == Recompute::blocks && state.empty() && residual;
+    const std::vector<Var> out = again ? recompute(ctx, "block", false, {x, residual}, run) : run(ctx, {x, residual});
+    x = out[0];
+    residual = out[1];
   }
   return rms_norm(ctx, x, residual, final_norm_, config_.norm_epsilon).y;
 }

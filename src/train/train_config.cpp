@@ -61,7 +61,9 @@ Fields TrainConfig::fields() {
       {"tokenizer", &tokenizer, "bytes, or a path; default: the model's own"},
       {"batch", &batch, "sequences in a batch"},
       {"length", &length, "tokens in a sequence"},
-      {"accumulate", &accumulate, "batches in a step: the same step as one of a batch so many times as large"}};
+      {"accumulate", &accumulate, "batches in a step: the same step as one of a batch so many times as large"},
+      {"recompute", &recompute,
+       "keep only the inputs of each block for the backward, and run the blocks again there: less memory, slower"}};
   append(all, rate.fields());
   append(all, optimizer.fields());
   append(all, {{"validation", &validation, "part of the data, from its end, that is held back for evaluation"},
@@ -94,7 +96,7 @@ void TrainConfig::check() const {
 TrainConfig resumed_config(const TrainConfig& recorded, const TrainConfig& asked, const std::set<std::string>& given,
                            const Path& run) {
   static const std::set<std::string> free = {"steps",      "data",        "batches",    "tokenizer", "eval_data",
-                                             "eval_every", "eval_tokens", "save_every", "keep"};
+                                             "eval_every", "eval_tokens", "save_every", "keep",      "recompute"};
   TrainConfig result = recorded, old = recorded, now = asked;
   make_paths_absolute(old);
   make_paths_absolute(now);

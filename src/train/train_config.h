@@ -29,6 +29,7 @@ struct TrainConfig {
   std::string tokenizer;
   int64_t batch = 16, length = 256;
   int64_t accumulate = 1;
+  bool recompute = false;
   ScheduleConfig rate;
   OptimizerConfig optimizer;
   double validation = 0.1;

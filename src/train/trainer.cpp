@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "core/error.h"
 #include "ops/adamw/adamw.h"
@@ -33,10 +34,17 @@ std::string StepResult::json() const {
 Trainer::Trainer(Model& model, const Dataset& data, Threads& threads, TrainingState start)
     : model_(model),
       data_(data),
-      ctx_{.device = model.options().device, .threads = &threads},
+      ctx_{.device = model.options().device,
+           .threads = &threads,
+           .recompute = start.config.recompute ? Recompute::blocks : Recompute::cheap},
       optimizer_(model.params()),
       state_(std::move(start)) {
   require(model.options().trainable, "the model was not opened for training");
+}
+
+Batch Trainer::batch_of(int64_t number) {
+  if (drawn_ && drawn_->first == number) return std::exchange(drawn_, std::nullopt)->second;
+  return data_.batch(number);
 }
 
 double Trainer::accumulate_gradients() {
@@ -45,7 +53,7 @@ double Trainer::accumulate_gradients() {
   double loss = 0;
   step_tokens_ = 0;
   for (int64_t i = 0; i < parts; ++i) {
-    const Batch batch = data_.batch(state_.step * parts + i);
+    const Batch batch = batch_of(state_.step * parts + i);
     // One tape a part: what the part saved is gone before the next one begins.
     Tape tape;
     model_.params().mark_on(tape);
@@ -54,6 +62,9 @@ double Trainer::accumulate_gradients() {
     const Var mean = model_.lm().loss(ctx, batch.inputs, batch.targets, Seqs::dense(batch.sequences, batch.length));
     saved_bytes_ = tape.report();
     tape.backward(mean, 1.0 / static_cast<double>(parts));
+    // While a GPU works, the next batch is drawn: reading the loss waits for it.
+    const int64_t last = state_.config.rate.steps * parts - 1, next = state_.step * parts + i + 1;
+    if (ctx.device.is_cuda() && next <= last) drawn_ = {next, data_.batch(next)};
     loss += number(mean.value) / static_cast<double>(parts);
     step_tokens_ += batch.inputs.count();
   }
@@ -65,7 +76,8 @@ void Trainer::explain_loss(double loss) const {
   const std::string what = text("step ", state_.step + 1, ": the loss is ", loss, "; ");
   const std::string advice = "; nothing was updated. A smaller --lr or --clip, or a longer --warmup, may help";
   for (const auto& param : model_.params().all())
-    if (first_not_finite(param->var.value.to(accumulator_of(param->var.value.dtype())).on(Device::cpu()))) throw Error(what, "parameter ", param->name, " is NaN or infinite", advice);
+    if (first_not_finite(param->var.value.to(accumulator_of(param->var.value.dtype())).on(Device::cpu())))
+      throw Error(what, "parameter ", param->name, " is NaN or infinite", advice);
   for (const auto& param : model_.params().all())
     if (param->var.grad->written && first_not_finite(param->var.grad->value.on(Device::cpu())))
       throw Error(what, "all parameters are finite, the gradient of ", param->name, " is not", advice);

@@ -93,21 +93,26 @@ Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) 
   Var* const conv_state = state.empty() ? nullptr : &state[0];
   Var* const h = state.empty() ? nullptr : &state[1];
 
-  const auto xz = split(ctx, linear(ctx, u, in_proj_, in_bias_), {e_, e_});                        // (t, e) each
-  const Var x = conv1d(ctx, xz[0], conv_weight_, conv_bias_, Activation::silu, seqs, conv_state);  // (t, e)
-  const auto dtBC = split(ctx, linear(ctx, x, x_proj_), {r_, n_, n_});  // (t, r), (t, n), (t, n)
-  const Var dt = linear(ctx, normed(ctx, dtBC[0]), dt_proj_);           // (t, e)
-  const Var y = selective_scan(ctx,                                     // (t, e)
-                               {.x = x,
-                                .dt = dt,
-                                .A_log = A_log_,
-                                .B = normed(ctx, dtBC[1]),
-                                .C = normed(ctx, dtBC[2]),
-                                .D = D_,
-                                .dt_bias = dt_bias_,
-                                .z = xz[1],
-                                .rates = kept_rates(ctx)},
-                               seqs, h);
+  const auto xz = split(ctx, linear(ctx, u, in_proj_, in_bias_), {e_, e_});  // (t, e) each
+  const auto selective_ssm = [=, this](const Ctx& c, const std::vector<Var>& in) -> std::vector<Var> {
+    const Var x = conv1d(c, in[0], conv_weight_, conv_bias_, Activation::silu, seqs, conv_state);  // (t, e)
+    const auto dtBC = split(c, linear(c, x, x_proj_), {r_, n_, n_});  // (t, r), (t, n), (t, n)
+    const Var dt = linear(c, normed(c, dtBC[0]), dt_proj_);           // (t, e)
+    return {selective_scan(c,                                         // (t, e)
+                           {.x = x,
+                            .dt = dt,
+                            .A_log = A_log_,
+                            .B = normed(c, dtBC[1]),
+                            .C = normed(c, dtBC[2]),
+                            .D = D_,
+                            .dt_bias = dt_bias_,
+                            .z = in[1],
+                            .rates = kept_rates(c)},
+                           seqs, h)};
+  };
+  // x, dt, B and C are the most there is to save, and little work next to in_proj and the scan.
+  const bool again = ctx.tape && ctx.recompute == Recompute::cheap && ctx.device.is_cuda() && state.empty();
+  const Var y = (again ? recompute(ctx, "selective_ssm", true, xz, selective_ssm) : selective_ssm(ctx, xz))[0];
   return linear(ctx, y, out_proj_, out_bias_);  // (t, d)
 }
 

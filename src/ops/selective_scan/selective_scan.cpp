@@ -60,10 +60,17 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                    .z = in.z.value,
                    .seqs = &seqs};
   if (h) args.h = ctx.tape ? h->value.clone() : h->value;
-  args.out = Tensor::empty(in.x.value.shape(), dtype, ctx.device);
   if (!ctx.tape) args.rates = in.rates;
-  if (ctx.tape) args.starts = Tensor::empty({scan_chunks(seqs), n, e}, accumulator_of(dtype), ctx.device);
-  SSM_RUN(ctx.device, *ctx.threads, selective_scan_forward, args);
+  if (ctx.kept && ctx.kept->second_run) {
+    args.out = ctx.kept->take();
+    args.starts = ctx.kept->take();
+  } else {
+    args.out = Tensor::empty(in.x.value.shape(), dtype, ctx.device);
+    if (ctx.tape || ctx.kept)
+      args.starts = Tensor::empty({scan_chunks(seqs), n, e}, accumulator_of(dtype), ctx.device);
+    SSM_RUN(ctx.device, *ctx.threads, selective_scan_forward, args);
+    if (ctx.kept) ctx.kept->tensors.insert(ctx.kept->tensors.end(), {args.out, args.starts});
+  }
 
   const Var out = ctx.output(args.out);
   if (!ctx.tape) return out;

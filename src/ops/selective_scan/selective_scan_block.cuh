@@ -47,20 +47,15 @@ struct ScanShape {
   static constexpr int kScanners = 32 * channel_warps * state_warps, kHelpers = 32 * helper_warps;
   static constexpr int kThreads = kScanners + kHelpers;
   // Shared memory, in floats, twice: a tile's (Delta, Delta x), B, C, and y in one plane a state warp.
-  // With one channel a lane in bf16 the products Delta x B come from the tensor cores; README.md says why there.
-  static constexpr bool kProducts = channels == 1 && pairs == 1 && std::is_same_v<T, bf16>;
-  // Rows of the words that stand for Delta x, and of y, are apart by what spreads a warp's access over all banks.
-  static constexpr int kWordRow = 2 * kWidth + 16, kOutRow = kProducts ? kWidth + 8 : kWidth;
-  static constexpr int kInputs = tile * (kProducts ? kWidth + kWordRow : 2 * kWidth), kMatrix = tile * kDepth,
-                       kPlane = tile * kOutRow;
+  static constexpr int kInputs = tile * kWidth * 2, kMatrix = tile * kDepth, kPlane = tile * kWidth;
   static constexpr int kStage = kInputs + 2 * kMatrix + state_warps * kPlane;
   static constexpr size_t kShared = 2 * kStage * sizeof(float) + 4 * sizeof(uint64_t);
   // A helper owns a strip of neighbouring channels, 16 bytes of them, of every kRows-th token.
   static constexpr int kStrip = 16 / sizeof(T), kStrips = kWidth / kStrip, kRows = kHelpers / kStrips,
                        kItems = tile / kRows;
-  static_assert(kHelpers % kStrips == 0 && tile % kRows == 0 && tile % group == 0 && tile / group >= 4 &&
+  static_assert(kHelpers % kStrips == 0 && tile % kRows == 0 && tile % group == 0 && tile >= 2 * group &&
                 kScanChunk % tile == 0);
-  static_assert(channels > 1 || group % (kProducts ? 4 : 2) == 0);
+  static_assert(channels > 1 || group % 2 == 0);
 };
 
 // What one role tells the other, a pair of barriers a half of shared memory: the tile is there; the scanners are done
@@ -142,9 +137,6 @@ struct ScanBlock {
     tiles = static_cast<int>((length + S::kTile - 1) / S::kTile);
   }
   __device__ float* inputs(int tile) const { return shared + (tile & 1) * S::kStage; }
-  __device__ uint32_t* words(int tile) const {
-    return reinterpret_cast<uint32_t*>(inputs(tile) + S::kTile * S::kWidth);
-  }
   __device__ float* B(int tile) const { return inputs(tile) + S::kInputs; }
   __device__ float* C(int tile) const { return B(tile) + S::kMatrix; }
   __device__ float* y(int tile, int plane) const { return C(tile) + S::kMatrix + plane * S::kPlane; }

@@ -45,11 +45,6 @@ struct alignas(16) Strip {
         reinterpret_cast<__half2&>(word[i]) = __floats2half2_rn(from[2 * i], from[2 * i + 1]);
     }
   }
-  // Each bf16 in both halves of a word, as the bits of a float.
-  __device__ __forceinline__ void twice(float (&to)[kCount]) const {
-#pragma unroll
-    for (int i = 0; i < kCount; ++i) to[i] = __uint_as_float(__byte_perm(word[i / 2], 0, i % 2 ? 0x3232 : 0x1010));
-  }
   __device__ __forceinline__ T* elements() { return reinterpret_cast<T*>(word); }
 };
 
@@ -152,58 +147,36 @@ struct Helper {
       }
       // In the order in which Scanner::load reads them.
       const int t = first + k * kRows, local = channel - block.slab;
-      if constexpr (S::kProducts) {
-        write_shared(block.inputs(tile) + t * S::kWidth + local, delta);
-        float words[2 * kStrip];
-        split(words, input);
-        write_shared(reinterpret_cast<float*>(block.words(tile) + t * S::kWordRow + local * 2), words);
-      } else {
-        float both[2 * kStrip];
+      float both[2 * kStrip];
 #pragma unroll
-        for (int j = 0; j < kStrip; ++j) {
-          const int at = j / S::kChannels * 2 * S::kChannels + j % S::kChannels;
-          both[at] = delta[j], both[at + S::kChannels] = input[j];
-        }
-        write_shared(block.inputs(tile) + (t * S::kWidth + local) * 2, both);
+      for (int j = 0; j < kStrip; ++j) {
+        const int at = j / S::kChannels * 2 * S::kChannels + j % S::kChannels;
+        both[at] = delta[j], both[at + S::kChannels] = input[j];
       }
+      write_shared(block.inputs(tile) + (t * S::kWidth + local) * 2, both);
     }
 #pragma unroll
     for (int k = 0; k < kMatrixItems; ++k) {
       if (!is_strip(k)) continue;
       float value[kStrip];
       matrices[k].unpack(value);
-      if constexpr (S::kProducts)
-        if (is_B(k)) matrices[k].twice(value);
       write_shared(block.B(tile) + matrix_strip(k) * kStrip, value);
-    }
-  }
-  // A float is the sum of three bf16, each the upper half of what the ones before leave: products of them with B, which
-  // is a bf16 already, are as exact as in f32. Two words a channel: (hi, mid), (lo, 0).
-  __device__ static void split(float (&words)[2 * kStrip], const float (&input)[kStrip]) {
-#pragma unroll
-    for (int j = 0; j < kStrip; ++j) {
-      const uint32_t hi = __float_as_uint(input[j]);
-      const float rest = input[j] - __uint_as_float(hi & 0xffff0000u);
-      const uint32_t mid = __float_as_uint(rest);
-      const float last = rest - __uint_as_float(mid & 0xffff0000u);
-      words[2 * j] = __uint_as_float(__byte_perm(hi, mid, 0x7632));
-      words[2 * j + 1] = __uint_as_float(__float_as_uint(last) >> 16);
     }
   }
 
   // y (11) to out (12). y lacks what tf32 cut off; `D` was made smaller by as much, and dividing by kCut mends both.
   template <bool kGate>
   __device__ void finish(int tile) {
-    const float* from = block.y(tile, 0) + first * S::kOutRow + channel - block.slab;
+    const float* from = block.y(tile, 0) + first * S::kWidth + channel - block.slab;
     const int64_t after = block.length - static_cast<int64_t>(tile) * S::kTile;
 #pragma unroll
     for (int k = 0; k < kItems; ++k) {
       float y[kStrip], input[kStrip], gate[kStrip];
-      read_shared(y, from + k * kRows * S::kOutRow);
+      read_shared(y, from + k * kRows * S::kWidth);
 #pragma unroll
       for (int plane = 1; plane < S::kStateWarps; ++plane) {
         float part[kStrip];
-        read_shared(part, from + k * kRows * S::kOutRow + plane * S::kPlane);
+        read_shared(part, from + k * kRows * S::kWidth + plane * S::kPlane);
 #pragma unroll
         for (int j = 0; j < kStrip; ++j) y[j] += part[j];
       }

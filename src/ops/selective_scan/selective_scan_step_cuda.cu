@@ -9,13 +9,13 @@ namespace {
 
 template <class T>
 struct StepArguments {
-  Rows<const T> x, dt, z, B, C;  // (t, e), (t, n)
-  Rows<T> out;                   // (t, e)
-  const float* A_log;            // (e, n)
-  const float* rates;            // (n, e), or null
-  const float *D, *dt_bias;      // (e)
-  float* h;                      // (slots, n, e)
-  const int64_t *offsets, *slots;
+  Rows<const T> x, dt, z, B, C;    // (t, e), (t, n)
+  Rows<T> out;                     // (t, e)
+  const float* A_log;              // (e, n)
+  const float* rates;              // (n, e), or null
+  const float *D, *dt_bias;        // (e)
+  float* h;                        // (slots, n, e)
+  const int64_t *offsets, *slots;  // offsets: null when every sequence has one token
   int64_t sequences, e, n, groups;
 };
 
@@ -43,15 +43,15 @@ __global__ void __launch_bounds__(128) scan_step_kernel(const __grid_constant__ 
     if (inside && args.dt_bias) bias[j] = args.dt_bias[c + j];
     if (inside && args.D) D[j] = args.D[c + j];
   }
-  for (int64_t t = args.offsets[s]; t < args.offsets[s + 1]; ++t) {
-    float x[kVector] = {}, delta[kVector] = {}, z[kVector] = {}, y[kVector] = {};
+  // One token each: known without asking memory.
+  const int64_t begin = args.offsets ? args.offsets[s] : s, end = args.offsets ? args.offsets[s + 1] : s + 1;
+  for (int64_t t = begin; t < end; ++t) {
+    float x[kVector] = {}, dt[kVector] = {}, z[kVector] = {}, y[kVector] = {};
     if (inside) {
       load_floats<kVector>(args.x[t] + c, x);
-      load_floats<kVector>(args.dt[t] + c, delta);
+      load_floats<kVector>(args.dt[t] + c, dt);
       if (args.z) load_floats<kVector>(args.z[t] + c, z);
     }
-#pragma unroll
-    for (int j = 0; j < kVector; ++j) delta[j] = softplus_fast(delta[j] + bias[j]);  // (9)
     for (int64_t first = part * kDeep; first < n; first += kParts * kDeep) {
       float state[kDeep][kVector] = {}, rate[kDeep][kVector] = {}, B[kDeep] = {}, C[kDeep] = {};
 #pragma unroll
@@ -63,6 +63,10 @@ __global__ void __launch_bounds__(128) scan_step_kernel(const __grid_constant__ 
         B[i] = to_float(args.B[t][row]);
         C[i] = to_float(args.C[t][row]);
       }
+      // Only here, so that the state's loads are under way before anything waits for dt's.
+      float delta[kVector];
+#pragma unroll
+      for (int j = 0; j < kVector; ++j) delta[j] = softplus_fast(dt[j] + bias[j]);  // (9)
       if (!args.rates) {
 #pragma unroll
         for (int i = 0; i < kDeep; ++i)
@@ -95,6 +99,7 @@ template <class T, int kVector>
 void step(const ScanForward& args, Stream stream) {
   const Seqs::Tables& tables = args.seqs->tables(args.x.device());
   const int64_t e = args.x.size(1), groups = divide_up(e, kWidth / kParts * kVector), sequences = args.seqs->count();
+  const bool singles = args.seqs->longest == 1 && args.seqs->tokens() == sequences;
   const StepArguments<T> arguments{.x = rows<const T>(args.x),
                                    .dt = rows<const T>(args.dt),
                                    .z = rows<const T>(args.z),
@@ -106,7 +111,7 @@ void step(const ScanForward& args, Stream stream) {
                                    .D = elements<const float>(args.D),
                                    .dt_bias = elements<const float>(args.dt_bias),
                                    .h = elements<float>(args.h),
-                                   .offsets = elements<const int64_t>(tables.offsets),
+                                   .offsets = singles ? nullptr : elements<const int64_t>(tables.offsets),
                                    .slots = elements<const int64_t>(tables.slots),
                                    .sequences = sequences,
                                    .e = e,

@@ -142,27 +142,30 @@ TEST(LinearCuda, EveryFormAtTheSizesItTakes) {
 
 TEST(LinearCuda, GemmOnColumnsOfWiderMatrices) {
   if (!on_the_gpu()) return;
-  const int64_t m = 67, n = 131, k = 93;
-  const Device gpu = Device::cuda();
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    for (const DType result : {dtype, DType::f32}) {
-      for (const bool turn_a : {false, true}) {
-        for (const bool turn_b : {false, true}) {
-          const auto matrix = [&](const char* name, int64_t rows, int64_t columns, DType stored) {
-            return random_tensor(name, {rows, columns + 8}, DType::f32).to(stored);
-          };
-          const Tensor a = matrix("a", turn_a ? k : m, turn_a ? m : k, dtype),
-                       b = matrix("b", turn_b ? n : k, turn_b ? k : n, dtype), c = matrix("c", m, n, result);
-          for (const int64_t first : {0, 1, 8}) {
-            const auto part = [&](const Tensor& whole) { return whole.columns(first, first + whole.size(1) - 8); };
-            const Tensor found = c.on(gpu);
-            const Transpose ta = turn_a ? Transpose::yes : Transpose::no, tb = turn_b ? Transpose::yes : Transpose::no;
-            cuda::gemm(part(a.on(gpu)), ta, part(b.on(gpu)), tb, part(found), true, cuda::stream(gpu));
-            const Tensor expected = c.to(DType::f64);
-            ref::gemm(part(a.to(DType::f64)).matrix<double>(), ta, part(b.to(DType::f64)).matrix<double>(), tb,
-                      part(expected).matrix<double>(), true);
-            expect_near(found.on(Device::cpu()).to(DType::f32), expected.to(DType::f32), tolerance(result, k),
-                        text(name_of(dtype), " to ", name_of(result), ", from column ", first));
+  if constexpr (kHasCuda) {
+    const int64_t m = 67, n = 131, k = 93;
+    const Device gpu = Device::cuda();
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      for (const DType result : {dtype, DType::f32}) {
+        for (const bool turn_a : {false, true}) {
+          for (const bool turn_b : {false, true}) {
+            const auto matrix = [&](const char* name, int64_t rows, int64_t columns, DType stored) {
+              return random_tensor(name, {rows, columns + 8}, DType::f32).to(stored);
+            };
+            const Tensor a = matrix("a", turn_a ? k : m, turn_a ? m : k, dtype),
+                         b = matrix("b", turn_b ? n : k, turn_b ? k : n, dtype), c = matrix("c", m, n, result);
+            for (const int64_t first : {0, 1, 8}) {
+              const auto part = [&](const Tensor& whole) { return whole.columns(first, first + whole.size(1) - 8); };
+              const Tensor found = c.on(gpu);
+              const Transpose ta = turn_a ? Transpose::yes : Transpose::no,
+                              tb = turn_b ? Transpose::yes : Transpose::no;
+              cuda::gemm(part(a.on(gpu)), ta, part(b.on(gpu)), tb, part(found), true, cuda::stream(gpu));
+              const Tensor expected = c.to(DType::f64);
+              ref::gemm(part(a.to(DType::f64)).matrix<double>(), ta, part(b.to(DType::f64)).matrix<double>(), tb,
+                        part(expected).matrix<double>(), true);
+              expect_near(found.on(Device::cpu()).to(DType::f32), expected.to(DType::f32), tolerance(result, k),
+                          text(name_of(dtype), " to ", name_of(result), ", from column ", first));
+            }
           }
         }
       }
@@ -173,35 +176,37 @@ TEST(LinearCuda, GemmOnColumnsOfWiderMatrices) {
 // In a recording kernels start before those in front of them have ended.
 TEST(LinearCuda, ARecordedChainGivesTheSameBits) {
   if (!on_the_gpu()) return;
-  const Device gpu = Device::cuda();
-  const Ctx ctx{gpu, &test_threads()};
-  for (const DType dtype : {DType::f32, DType::bf16}) {
-    for (const int64_t t : {1, 7, 16, 40}) {
-      const auto weight = [&](const char* name, int64_t out, int64_t in) {
-        return Var{random_tensor(name, {out, in}, DType::f32, -0.1, 0.1).to(dtype).on(gpu), {}};
-      };
-      const Var x{random_tensor("x", {t, 256}, DType::f32).to(dtype).on(gpu), {}};
-      const Var up = weight("up", 1024, 256), narrow = weight("narrow", 40, 512), wide = weight("wide", 512, 24),
-                down = weight("down", 256, 512);
-      Tensor y;
-      const auto chain = [&] {
-        Var now = x;
-        for (int layer = 0; layer < 20; ++layer) {
-          const Var wider = linear(ctx, now, up);
-          const Var few = linear(ctx, {wider.value.columns(0, 512), {}}, narrow);
-          now = linear(ctx, linear(ctx, {few.value.columns(0, 24), {}}, wide), down);
+  if constexpr (kHasCuda) {
+    const Device gpu = Device::cuda();
+    const Ctx ctx{gpu, &test_threads()};
+    for (const DType dtype : {DType::f32, DType::bf16}) {
+      for (const int64_t t : {1, 7, 16, 40}) {
+        const auto weight = [&](const char* name, int64_t out, int64_t in) {
+          return Var{random_tensor(name, {out, in}, DType::f32, -0.1, 0.1).to(dtype).on(gpu), {}};
+        };
+        const Var x{random_tensor("x", {t, 256}, DType::f32).to(dtype).on(gpu), {}};
+        const Var up = weight("up", 1024, 256), narrow = weight("narrow", 40, 512), wide = weight("wide", 512, 24),
+                  down = weight("down", 256, 512);
+        Tensor y;
+        const auto chain = [&] {
+          Var now = x;
+          for (int layer = 0; layer < 20; ++layer) {
+            const Var wider = linear(ctx, now, up);
+            const Var few = linear(ctx, {wider.value.columns(0, 512), {}}, narrow);
+            now = linear(ctx, linear(ctx, {few.value.columns(0, 24), {}}, wide), down);
+          }
+          y = now.value;
+        };
+        chain();
+        const Tensor expected = y.on(Device::cpu());
+        cuda::Graph graph(gpu, chain);
+        for (int run = 0; run < 3; ++run) {
+          y.fill_zero();
+          graph.launch();
+          const Tensor found = y.on(Device::cpu());
+          EXPECT_EQ(0, std::memcmp(found.raw(), expected.raw(), static_cast<size_t>(found.bytes())))
+              << name_of(dtype) << ", " << t << " rows, run " << run;
         }
-        y = now.value;
-      };
-      chain();
-      const Tensor expected = y.on(Device::cpu());
-      cuda::Graph graph(gpu, chain);
-      for (int run = 0; run < 3; ++run) {
-        y.fill_zero();
-        graph.launch();
-        const Tensor found = y.on(Device::cpu());
-        EXPECT_EQ(0, std::memcmp(found.raw(), expected.raw(), static_cast<size_t>(found.bytes())))
-            << name_of(dtype) << ", " << t << " rows, run " << run;
       }
     }
   }

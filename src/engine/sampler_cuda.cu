@@ -245,8 +245,8 @@ __device__ int walk(Block& block, const Row& row, const Amount& amount_of, const
     last = id;
     if (amount > target && first == INT_MAX) first = id;
   }
-  first = -most_of_lanes(-first);
-  last = most_of_lanes(last);
+  first = __reduce_min_sync(~0u, first);
+  last = __reduce_max_sync(~0u, last);
   if (lane == 0) block.first[warp] = first, block.last[warp] = last;
   __syncthreads();  // the warps' finds are there
   for (int i = 0; i < kWarps; ++i) first = min(first, block.first[i]), last = max(last, block.last[i]);

@@ -81,6 +81,22 @@ TEST(Ssd, EveryDeviceLimitsSteps) {
   check_op(ssd_case({{17}, 3, 2, 1, 4, true, true, SkipForm::of_heads, 0, 0}));
 }
 
+// Several spans, runs that end in the middle, states beyond a warp, heads in several tiles and in several blocks; and
+// single tokens, which check_cuda gives to the step when there is no tape.
+TEST(SsdCuda, SpansTilesBlocksAndSteps) {
+  if (!test_devices().front().first.is_cuda() || skipped_for_want_of_gpu()) return;
+  for (const int64_t t : {kSsdSpan - 1, kSsdSpan, kSsdSpan + 1}) check_cuda(ssd_case({{t, 2}, 3, 5, 1, 3}));
+  check_cuda(ssd_case({{kSsdSpan * 2 + 45, 300}, 2, 8, 2, 7}));
+  check_cuda(ssd_case({{6, 50}, 2, 9, 1, 256}));
+  check_cuda(ssd_case({{45}, 19, 2, 1, 5, true, true, SkipForm::of_channels}));
+  check_cuda(ssd_case({{33, 70, 5}, 4, 64, 2, 128}));
+  check_cuda(ssd_case({{20}, 2, 100, 1, 300, true, true, SkipForm::of_channels}));
+  check_cuda(ssd_case({{18}, 1, 3, 1, 512}));
+  check_cuda(ssd_case({{1, 1, 1}, 6, 64, 2, 128}));
+  check_cuda(ssd_case({{1, 1}, 2, 5, 1, 130, true, false, SkipForm::of_channels}));
+  for (const int64_t p : {1030, 1036}) check_cuda(ssd_case({{1}, 1, p, 1, 3}));
+}
+
 struct Problem {
   Tensor x, dt, A_log, B, C, D, bias;
   int64_t m, p, g, n;

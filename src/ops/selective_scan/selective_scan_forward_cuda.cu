@@ -1,4 +1,6 @@
 // The selective scan forward on a GPU: which kernel, how a block of it is made, and whether time is cut into pieces.
+#include <algorithm>
+
 #include "ops/selective_scan/selective_scan_forward.cuh"
 #include "ops/selective_scan/selective_scan_step.cuh"
 
@@ -37,7 +39,11 @@ void launch_scan(ScanArguments<typename S::Element> arguments, int64_t pieces, S
 template <class T>
 using Few = ScanShape<T, 1, 1, 2, 2, 4, 64, 4, 1>;  // 16 channels
 template <class T>
-using Many = ScanShape<T, 2, 2, 4, 1, 4, 16, 1, 3>;  // 64 channels
+using Many64 = ScanShape<T, 2, 2, 4, 1, 4, 16, 1, 3>;  // 64 channels
+template <class T>
+using Many96 = ScanShape<T, 1, 2, 12, 1, sizeof(T) == 2 ? 3 : 6, 16, 2, 1>;  // 96
+template <class T>
+using Many128 = ScanShape<T, 2, 2, 8, 1, 4, 32, 1, 1>;  // 128
 template <class T>
 using Deep = ScanShape<T, 2, 2, 1, 4, 2, 32, 1, 1>;  // 16 channels of 17 to 64 states
 template <class T>
@@ -109,8 +115,22 @@ void forward(const ScanForward& args, Stream stream) {
     run<Few<T>, false>(args, arguments, stream);
   else if (channels <= 32 * multiprocessors(args.x.device()))
     run<Few<T>, true>(args, arguments, stream);
-  else
-    run<Many<T>, true>(args, arguments, stream);
+  else {
+    // All blocks take as long as the multiprocessor with most channels; the wide slab does best where few are left to
+    // follow each other.
+    const int64_t sequences = divide_up(args.seqs->tokens(), args.seqs->longest),
+                  processors = multiprocessors(args.x.device());
+    const auto busiest = [&](int64_t width) { return divide_up(sequences * divide_up(e, width), processors) * width; };
+    const int64_t least = std::min({busiest(64), busiest(96), busiest(128)});
+    if (busiest(128) == least && least <= 256)
+      run<Many128<T>, true>(args, arguments, stream);
+    else if (busiest(64) == least)
+      run<Many64<T>, true>(args, arguments, stream);
+    else if (busiest(96) == least)
+      run<Many96<T>, true>(args, arguments, stream);
+    else
+      run<Many128<T>, true>(args, arguments, stream);
+  }
 }
 
 // Up to this many tokens a sequence the states' traffic is the whole cost, wherever they are kept in between.

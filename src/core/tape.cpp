@@ -67,6 +67,7 @@ void Tape::record(const char* op, std::vector<Saved> saved, std::vector<GradPtr>
   for (const Saved& one : saved)
     if (one.tensor && counted_.insert(one.tensor.storage()).second) row.bytes += one.tensor.bytes();
   nodes_.push_back({op, std::move(saved), std::move(outputs), std::move(backward)});
+  if (observer_) observer_(op, Pass::forward);
 }
 
 void Tape::backward(const Var& loss, double seed) {
@@ -91,7 +92,9 @@ void Tape::run_backward() {
     nodes_.pop_back();
     const bool used = std::any_of(node.outputs.begin(), node.outputs.end(),
                                   [](const GradPtr& grad) { return grad && grad->written; });
-    if (used) node.backward(Backward(node.saved, node.outputs));
+    if (!used) continue;
+    node.backward(Backward(node.saved, node.outputs));
+    if (observer_) observer_(node.op, Pass::backward);
   }
   counted_.clear();
 }

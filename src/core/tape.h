@@ -85,8 +85,15 @@ struct SavedBytes {
   int64_t nodes = 0;
 };
 
+enum class Pass { forward, backward };
+
 class Tape {
  public:
+  // Told of an op when its forward was recorded, and again when its backward has been called: on one stream, what lies
+  // between two calls is the work of the second's op. For who measures; none unless set.
+  using Observer = std::function<void(const char* op, Pass pass)>;
+  void observe(Observer observer) { observer_ = std::move(observer); }
+
   Var variable(Tensor value) const;  // an op's output
   void record(const char* op, std::vector<Saved> saved, std::vector<GradPtr> outputs, BackwardFn backward);
 
@@ -111,6 +118,7 @@ class Tape {
   std::vector<Node> nodes_;
   std::map<std::string, SavedBytes> bytes_;
   std::set<const void*> counted_;
+  Observer observer_;
 };
 
 }  // namespace ssm

@@ -24,12 +24,12 @@ class OneBatch final : public Dataset {
     const Tensor ids = random_ids(2 * t, vocab);
     batch_ = {.inputs = ids.rows(0, t), .targets = ids.rows(t, 2 * t), .sequences = c.batch, .length = c.length};
   }
-  Batch batch(int64_t) const override { return batch_; }
+  TokenBatch batch(int64_t) const override { return batch_; }
   int64_t steps() const override { return -1; }
-  const Batch& only() const { return batch_; }
+  const TokenBatch& only() const { return batch_; }
 
  private:
-  Batch batch_;
+  TokenBatch batch_;
 };
 
 TrainingState constant_rate() {

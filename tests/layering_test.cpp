@@ -145,5 +145,32 @@ TEST(Layering, ForbiddenIncludesAreFound) {
   EXPECT_EQ(verdict("ops/ssd/ssd.cpp", "// #include \"mixers/mixer.h\""), "allowed");
 }
 
+// Two classes of one name in namespace ssm are one to the linker, which keeps either's functions for both: whatever a
+// header declares has its name alone. (What a .cpp declares stands in an anonymous namespace.)
+TEST(Layering, EveryClassOfAHeaderHasItsNameAlone) {
+  const Path source = Path(SSM_SOURCE_ROOT) / "src";
+  std::map<std::string, std::set<std::string>> headers;  // by class
+  for (const auto& entry : std::filesystem::recursive_directory_iterator(source)) {
+    const Path& path = entry.path();
+    if (!entry.is_regular_file() || !ends_with_any(path.native(), {".h", ".cuh"})) continue;
+    std::istringstream lines(read_text(path));
+    std::string line, word, name;
+    bool anonymous = false;  // within a namespace without a name: the file's own
+    while (std::getline(lines, line)) {
+      if (line == "namespace {") anonymous = true;
+      if (line == "}  // namespace") anonymous = false;
+      std::istringstream words(line);
+      // A definition or a declaration that stands at the line's start: members of classes are indented.
+      if (anonymous || line.starts_with(' ') || !(words >> word >> name) || (word != "class" && word != "struct"))
+        continue;
+      if (name.ends_with(';') || name.find_first_of("<(:") != std::string::npos) continue;
+      headers[name].insert(path.lexically_relative(source).native());
+    }
+  }
+  EXPECT_GT(headers.size(), 50u) << "the sources were not found in " << source;
+  for (const auto& [name, files] : headers)
+    EXPECT_EQ(files.size(), 1u) << name << " is declared in " << *files.begin() << " and in " << *files.rbegin();
+}
+
 }  // namespace
 }  // namespace ssm

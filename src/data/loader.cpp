@@ -10,7 +10,7 @@
 namespace ssm {
 namespace {
 
-Batch empty_batch(int64_t sequences, int64_t length) {
+TokenBatch empty_batch(int64_t sequences, int64_t length) {
   const Shape shape{sequences * length};
   return {Tensor::empty(shape, DType::i64), Tensor::empty(shape, DType::i64), sequences, length};
 }
@@ -19,7 +19,7 @@ std::span<int64_t> row(const Tensor& packed, int64_t sequence, int64_t length) {
   return packed.span<int64_t>().subspan(static_cast<size_t>(sequence * length), static_cast<size_t>(length));
 }
 
-void read_window(const Tokens& tokens, int64_t begin, int64_t sequence, const Batch& batch) {
+void read_window(const Tokens& tokens, int64_t begin, int64_t sequence, const TokenBatch& batch) {
   tokens.read(begin, row(batch.inputs, sequence, batch.length));
   tokens.read(begin + 1, row(batch.targets, sequence, batch.length));
 }
@@ -63,12 +63,12 @@ int64_t Loader::window_begin(int64_t n) const {
   return range_.begin + offset + order(n % windows_) * length;
 }
 
-Batch Loader::batch(int64_t step) const {
+TokenBatch Loader::batch(int64_t step) const {
   int64_t first = 0, last = 0;
   require(step >= 0 && !__builtin_mul_overflow(step, options_.batch, &first) &&
               !__builtin_add_overflow(first, options_.batch, &last),
           "step ", step, " with batches of ", options_.batch, " is outside the range of 64-bit window numbers");
-  const Batch result = empty_batch(options_.batch, options_.length);
+  const TokenBatch result = empty_batch(options_.batch, options_.length);
   for (int64_t s = 0; s < options_.batch; ++s) read_window(tokens_, window_begin(first + s), s, result);
   return result;
 }
@@ -83,15 +83,15 @@ SequentialWindows::SequentialWindows(Tokens tokens, TokenRange range, int64_t ba
   rest_ = targets() % length;
 }
 
-Batch SequentialWindows::batch(int64_t step) const {
+TokenBatch SequentialWindows::batch(int64_t step) const {
   require(step >= 0 && step < steps(), tokens_.origin(), ": batch ", step, " asked for, there are ", steps());
   if (step == full_batches_) {
-    const Batch result = empty_batch(1, rest_);
+    const TokenBatch result = empty_batch(1, rest_);
     read_window(tokens_, range_.begin + windows_ * length_, 0, result);
     return result;
   }
   const int64_t first = step * batch_;
-  const Batch result = empty_batch(std::min(batch_, windows_ - first), length_);
+  const TokenBatch result = empty_batch(std::min(batch_, windows_ - first), length_);
   for (int64_t s = 0; s < result.sequences; ++s) read_window(tokens_, range_.begin + (first + s) * length_, s, result);
   return result;
 }
@@ -108,10 +108,10 @@ FixedBatches::FixedBatches(const Tensor& ids, int64_t vocab, std::string where) 
               ") is outside the vocabulary of ", vocab);
 }
 
-Batch FixedBatches::batch(int64_t step) const {
+TokenBatch FixedBatches::batch(int64_t step) const {
   require(step >= 0 && step < steps(), where_, ": batch ", step, " asked for, the file has ", steps(),
           "; ask for fewer steps or give more batches");
-  const Batch result = empty_batch(sequences(), length());
+  const TokenBatch result = empty_batch(sequences(), length());
   const int64_t* from = ids_.data<int64_t>() + step * sequences() * (length() + 1);
   for (int64_t s = 0; s < sequences(); ++s, from += length() + 1) {
     std::copy_n(from, length(), row(result.inputs, s, length()).begin());

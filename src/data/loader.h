@@ -11,7 +11,7 @@
 namespace ssm {
 
 // Rows of all sequences one after the other; targets are the inputs shifted by one.
-struct Batch {
+struct TokenBatch {
   Tensor inputs;   // (sequences * length) i64
   Tensor targets;  // (sequences * length) i64
   int64_t sequences = 0, length = 0;
@@ -20,7 +20,7 @@ struct Batch {
 class Dataset {
  public:
   virtual ~Dataset() = default;
-  virtual Batch batch(int64_t step) const = 0;  // step from 0; safe to call from many threads
+  virtual TokenBatch batch(int64_t step) const = 0;  // step from 0; safe to call from many threads
   virtual int64_t steps() const = 0;            // how many batches there are; -1: endless
 };
 
@@ -45,7 +45,7 @@ class Loader : public Dataset {
   };
   // Throws Error if the range has fewer than length + 1 tokens.
   Loader(Tokens tokens, TokenRange range, const Options& options);
-  Batch batch(int64_t step) const override;
+  TokenBatch batch(int64_t step) const override;
   int64_t steps() const override { return -1; }
   int64_t windows() const { return windows_; }  // in an epoch
   // Where the n-th window since the start begins: its inputs are tokens [begin, begin + length).
@@ -65,7 +65,7 @@ class SequentialWindows : public Dataset {
  public:
   // Throws Error if the range has fewer than 2 tokens.
   SequentialWindows(Tokens tokens, TokenRange range, int64_t batch, int64_t length);
-  Batch batch(int64_t step) const override;
+  TokenBatch batch(int64_t step) const override;
   int64_t steps() const override { return full_batches_ + (rest_ > 0 ? 1 : 0); }
   int64_t targets() const { return range_.count() - 1; }
 
@@ -83,7 +83,7 @@ class FixedBatches : public Dataset {
  public:
   // ids (steps, batch, length + 1), i64, each in [0, vocab); `where` opens error messages (the file's name).
   FixedBatches(const Tensor& ids, int64_t vocab, std::string where);
-  Batch batch(int64_t step) const override;  // throws Error for a step that is not there
+  TokenBatch batch(int64_t step) const override;  // throws Error for a step that is not there
   int64_t steps() const override { return ids_.size(0); }
   int64_t sequences() const { return ids_.size(1); }
   int64_t length() const { return ids_.size(2) - 1; }

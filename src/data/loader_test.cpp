@@ -61,7 +61,7 @@ TEST(Loaders, EachEpochShowsEachWindowOnce) {
 TEST(Loaders, TargetsAreInputsShiftedByOne) {
   const Loader loader(counting(500), {50, 450}, {.batch = 3, .length = 16, .seed = 1});
   for (const int64_t step : {0, 1, 7, 8, 1000}) {
-    const Batch batch = loader.batch(step);
+    const TokenBatch batch = loader.batch(step);
     EXPECT_EQ(batch.sequences, 3);
     EXPECT_EQ(batch.length, 16);
     const auto inputs = values(batch.inputs), targets = values(batch.targets);
@@ -181,7 +181,7 @@ TEST(SequentialWindowsTest, EveryTargetOnce) {
         const SequentialWindows windows(counting(50), {4, 4 + count}, batch, length);
         std::vector<int64_t> inputs, targets, expected_inputs, expected_targets;
         for (int64_t step = 0; step < windows.steps(); ++step) {
-          const Batch b = windows.batch(step);
+          const TokenBatch b = windows.batch(step);
           EXPECT_TRUE(b.sequences >= 1 && b.sequences <= batch && b.length >= 1 && b.length <= length);
           EXPECT_EQ(b.inputs.count(), b.sequences * b.length);
           for (const int64_t id : values(b.inputs)) inputs.push_back(id);
@@ -209,7 +209,7 @@ TEST(FixedBatchesTest, AreGivenAsTheyAre) {
   EXPECT_EQ(batches.steps(), 2);
   EXPECT_EQ(batches.sequences(), 3);
   EXPECT_EQ(batches.length(), 4);
-  const Batch batch = batches.batch(1);
+  const TokenBatch batch = batches.batch(1);
   EXPECT_EQ(values(batch.inputs), (std::vector<int64_t>{15, 16, 17, 18, 20, 21, 22, 23, 25, 26, 27, 28}));
   EXPECT_EQ(values(batch.targets), (std::vector<int64_t>{16, 17, 18, 19, 21, 22, 23, 24, 26, 27, 28, 29}));
   EXPECT_THROW(batches.batch(-1), Error);

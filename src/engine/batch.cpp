@@ -156,7 +156,7 @@ bool Batch::step() {
   if (writing.empty()) return !members_.empty();
   const bool gpu =
       kHasCuda && ctx_.device.is_cuda() && std::all_of(writing.begin(), writing.end(), [](const Member* member) {
-        return Decoder::chooses(member->options.sampler) && !member->options.logprobs &&
+        return GraphDecoder::chooses(member->options.sampler) && !member->options.logprobs &&
                member->options.top_logprobs == 0;
       });
   bool queued = false;  // what is queued on the GPU is taken from there, whoever came meanwhile
@@ -197,10 +197,10 @@ void Batch::queue_next() {
 // to have ended has then read its last token too, which does no harm: it would be the next thing to read.
 void Batch::write_on_gpu(std::span<Member* const> writing) {
   if constexpr (kHasCuda) {
-    if (!decoder_) decoder_ = std::make_shared<Decoder>(model_, *ctx_.threads, pool_);
+    if (!decoder_) decoder_ = std::make_shared<GraphDecoder>(model_, *ctx_.threads, pool_);
     if (decoder_->queued() == 0) {
       std::vector<Sequence*> sequences, behind;
-      std::vector<Decoder::Row> rows;
+      std::vector<GraphDecoder::Row> rows;
       std::vector<double> uniforms;
       queued_.assign(writing.begin(), writing.end());
       for (const Member* member : queued_) {

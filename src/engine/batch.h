@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "core/context.h"
-#include "engine/decoder.h"
+#include "engine/graph_decoder.h"
 #include "engine/sampler.h"
 #include "engine/sequence.h"
 
@@ -83,7 +83,7 @@ class Batch {
   std::vector<std::unique_ptr<Member>> members_;
 
   // Writing on a GPU: who is in the steps that are queued there (null: has ended since), in the order of the rows.
-  std::shared_ptr<Decoder> decoder_;  // none before it is needed
+  std::shared_ptr<GraphDecoder> decoder_;  // none before it is needed
   std::vector<Member*> queued_;
 };
 

@@ -42,7 +42,7 @@ Trainer::Trainer(Model& model, const Dataset& data, Threads& threads, TrainingSt
   require(model.options().trainable, "the model was not opened for training");
 }
 
-Batch Trainer::batch_of(int64_t number) {
+TokenBatch Trainer::batch_of(int64_t number) {
   if (drawn_ && drawn_->first == number) return std::exchange(drawn_, std::nullopt)->second;
   return data_.batch(number);
 }
@@ -53,7 +53,7 @@ double Trainer::accumulate_gradients() {
   double loss = 0;
   step_tokens_ = 0;
   for (int64_t i = 0; i < parts; ++i) {
-    const Batch batch = batch_of(state_.step * parts + i);
+    const TokenBatch batch = batch_of(state_.step * parts + i);
     // One tape a part: what the part saved is gone before the next one begins.
     Tape tape;
     model_.params().mark_on(tape);
@@ -101,7 +101,7 @@ double Trainer::evaluate(const Dataset& held_back) const {
   double total = 0;
   int64_t targets = 0;
   for (int64_t i = 0; i < held_back.steps(); ++i) {
-    const Batch batch = held_back.batch(i);
+    const TokenBatch batch = held_back.batch(i);
     total +=
         sum(model_.lm().token_losses(ctx_, batch.inputs, batch.targets, Seqs::dense(batch.sequences, batch.length)));
     targets += batch.targets.count();

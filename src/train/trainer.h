@@ -50,7 +50,7 @@ class Trainer {
   const std::vector<SavedBytes>& saved_bytes() const { return saved_bytes_; }
 
  private:
-  Batch batch_of(int64_t number);
+  TokenBatch batch_of(int64_t number);
   double accumulate_gradients();
   [[noreturn]] void explain_loss(double loss) const;
 
@@ -60,7 +60,7 @@ class Trainer {
   Optimizer optimizer_;
   TrainingState state_;
   int64_t step_tokens_ = 0;
-  std::optional<std::pair<int64_t, Batch>> drawn_;  // ahead of its step: its number, and it
+  std::optional<std::pair<int64_t, TokenBatch>> drawn_;  // ahead of its step: its number, and it
   std::vector<SavedBytes> saved_bytes_;
 };
 

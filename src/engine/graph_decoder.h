@@ -15,10 +15,10 @@
 
 namespace ssm {
 
-class Decoder {
+class GraphDecoder {
  public:
-  Decoder(const Model& model, Threads& threads, StatePool& pool);
-  ~Decoder();
+  GraphDecoder(const Model& model, Threads& threads, StatePool& pool);
+  ~GraphDecoder();
 
   // Whether these are chosen on the GPU: a temperature, top-k and top-p; the rest needs what only the host knows.
   static bool chooses(const SamplerOptions& options) {

@@ -1,6 +1,6 @@
 // A step is the same work on the same memory every time, so it is recorded once for each size of batch. Batches are
 // filled up to a few sizes with rows that read and write the pool's scratch slot.
-#include "engine/decoder.h"
+#include "engine/graph_decoder.h"
 
 #include <algorithm>
 #include <cstring>
@@ -33,7 +33,7 @@ void set_uniforms(const Tensor& uniform, std::span<const double> values) {
 }  // namespace
 
 // The memory and the recorded step of one size of batch.
-struct Decoder::Bucket {
+struct GraphDecoder::Bucket {
   Bucket(int64_t count, const Device& device)
       : rows(count),
         ids(Tensor::zeros({count}, DType::i64, device)),
@@ -58,7 +58,7 @@ struct Decoder::Bucket {
 };
 
 // Where a step's tokens land on the host.
-struct Decoder::Result {
+struct GraphDecoder::Result {
   explicit Result(int64_t capacity)
       : memory(cuda::allocate_pinned((capacity + 1) * static_cast<int64_t>(sizeof(int64_t)))), rows(capacity) {}
   int64_t* ids() const { return reinterpret_cast<int64_t*>(memory.get()); }
@@ -67,19 +67,19 @@ struct Decoder::Result {
   cuda::Event ready;
 };
 
-Decoder::Decoder(const Model& model, Threads& threads, StatePool& pool)
+GraphDecoder::GraphDecoder(const Model& model, Threads& threads, StatePool& pool)
     : model_(model), ctx_{.device = model.options().device, .threads = &threads}, pool_(pool) {}
-Decoder::~Decoder() = default;
+GraphDecoder::~GraphDecoder() = default;
 
-int64_t Decoder::queued() const { return static_cast<int64_t>(queued_); }
+int64_t GraphDecoder::queued() const { return static_cast<int64_t>(queued_); }
 
-Decoder::Bucket& Decoder::bucket(int64_t rows) {
+GraphDecoder::Bucket& GraphDecoder::bucket(int64_t rows) {
   auto& found = buckets_[rows];
   if (!found) found = std::make_unique<Bucket>(rows, ctx_.device);
   return *found;
 }
 
-void Decoder::start(std::span<const Row> rows) {
+void GraphDecoder::start(std::span<const Row> rows) {
   DCHECK(queued_ == 0 && !rows.empty());
   rows_ = static_cast<int64_t>(rows.size());
   active_ = &bucket(filled_up(rows_));
@@ -101,7 +101,7 @@ void Decoder::start(std::span<const Row> rows) {
   active_->top_p.copy_from(Tensor::of(top_p));
 }
 
-void Decoder::sample(Bucket& bucket, const Tensor& logits) const {
+void GraphDecoder::sample(Bucket& bucket, const Tensor& logits) const {
   cuda::sample({.logits = logits,
                 .vocab = model_.config().vocab_size,
                 .temperature = bucket.temperature,
@@ -114,12 +114,12 @@ void Decoder::sample(Bucket& bucket, const Tensor& logits) const {
                cuda::stream(ctx_.device));
 }
 
-void Decoder::forward(Bucket& bucket) const {
+void GraphDecoder::forward(Bucket& bucket) const {
   bucket.hidden = model_.lm().hidden(ctx_, bucket.ids, bucket.seqs, pool_.state()).value;
   sample(bucket, model_.lm().logits(ctx_, {bucket.hidden, {}}).value);
 }
 
-void Decoder::choose(const Tensor& outputs, std::span<const double> uniforms) {
+void GraphDecoder::choose(const Tensor& outputs, std::span<const double> uniforms) {
   DCHECK(active_ && outputs.size(0) == rows_);
   if (random_) set_uniforms(active_->uniform, uniforms);
   Tensor all = outputs;
@@ -132,7 +132,7 @@ void Decoder::choose(const Tensor& outputs, std::span<const double> uniforms) {
   queue_result();
 }
 
-void Decoder::step(std::span<const double> uniforms) {
+void GraphDecoder::step(std::span<const double> uniforms) {
   DCHECK(active_ && queued_ < kResults);
   if (random_) set_uniforms(active_->uniform, uniforms);
   Bucket::Step& recorded = random_ ? active_->drawing : active_->greedy;
@@ -150,7 +150,7 @@ void Decoder::step(std::span<const double> uniforms) {
   queue_result();
 }
 
-void Decoder::queue_result() {
+void GraphDecoder::queue_result() {
   results_.resize(kResults);
   auto& result = results_[(first_ + queued_++) % kResults];
   if (!result || result->rows < active_->rows) result = std::make_unique<Result>(active_->rows);
@@ -159,7 +159,7 @@ void Decoder::queue_result() {
   result->ready.record(cuda::stream(ctx_.device));
 }
 
-std::vector<int64_t> Decoder::take() {
+std::vector<int64_t> GraphDecoder::take() {
   DCHECK(queued_ > 0);
   const Result& result = *results_[first_];
   result.ready.wait();
@@ -172,6 +172,6 @@ std::vector<int64_t> Decoder::take() {
   return {result.ids(), result.ids() + rows_};
 }
 
-Tensor Decoder::output(int64_t row) const { return active_->hidden.rows(row, row + 1); }
+Tensor GraphDecoder::output(int64_t row) const { return active_->hidden.rows(row, row + 1); }
 
 }  // namespace ssm

@@ -169,19 +169,20 @@ __device__ __forceinline__ void advance(float (&S)[kSsdTile], float decay, float
 }
 
 // Adds up each value over the lanes; lanes 2j and 2j + 1 return the sum of values[j]. Halves are exchanged, so it takes
-// 16 shuffles and not 80.
-__device__ __forceinline__ float sum_states(float (&values)[kSsdTile]) {
-  const int lane = static_cast<int>(threadIdx.x % 32);
+// 16 shuffles and not 80. A recursion, since a loop over halves is not unrolled, and then the values lie in memory.
+template <int kHalf = kSsdTile / 2>
+__device__ __forceinline__ float sum_states(const float (&values)[2 * kHalf]) {
+  const bool upper = threadIdx.x & (2 * kHalf);
+  float sums[kHalf];
 #pragma unroll
-  for (int half = kSsdTile / 2; half > 0; half /= 2) {
-    const bool upper = lane & (2 * half);
-#pragma unroll
-    for (int j = 0; j < half; ++j) {
-      const float given = upper ? values[j] : values[j + half];
-      values[j] = (upper ? values[j + half] : values[j]) + __shfl_xor_sync(~0u, given, 2 * half);
-    }
+  for (int j = 0; j < kHalf; ++j) {
+    const float given = upper ? values[j] : values[j + kHalf];
+    sums[j] = (upper ? values[j + kHalf] : values[j]) + __shfl_xor_sync(~0u, given, 2 * kHalf);
   }
-  return values[0] + __shfl_xor_sync(~0u, values[0], 1);
+  if constexpr (kHalf > 1)
+    return sum_states<kHalf / 2>(sums);
+  else
+    return sums[0] + __shfl_xor_sync(~0u, sums[0], 1);
 }
 __device__ __forceinline__ float sum_lanes(float value) {
 #pragma unroll

@@ -1,7 +1,8 @@
-// y = x W^T + b for up to 16 rows on a GPU: decoding, which is bound by reading each weight once. A warp takes tiles of
-// 8 outputs and a slice of the columns, keeps several 16-byte loads a lane in flight and multiplies on the tensor cores
-// with the weight as the operand that streams; f32, which tensor cores would round, multiplies on the FMA pipe. Slices
-// are summed in a fixed order through shared memory. README.md has the measurements behind the constants.
+// y = x W^T + b for up to 16 rows on a GPU (64 where outputs are few): decoding, which is bound by reading each weight
+// once. A warp takes tiles of 8 outputs and a slice of the columns, keeps several 16-byte loads a lane in flight and
+// multiplies on the tensor cores with the weight as the operand that streams; f32, which tensor cores would round,
+// multiplies on the FMA pipe. Slices are summed in a fixed order through shared memory. README.md has the measurements
+// behind the constants.
 #include <algorithm>
 #include <bit>
 
@@ -14,7 +15,7 @@ namespace {
 constexpr int kOutputs = 8;   // of a tile: the n of mma.m16n8k16
 constexpr int kColumns = 32;  // of a step: four lanes of 16 bytes a weight row, two mma
 constexpr int kMostThreads = 512;
-constexpr int64_t kSmallWeight = int64_t{1} << 20;
+constexpr int64_t kFewOutputs = 256;
 constexpr int kMostRows = 16;  // of a block: the m of mma.m16n8k16
 
 struct Product {
@@ -314,8 +315,9 @@ bool few_rows_win(const Tensor& x, const Tensor& weight) {
   const int64_t t = x.size(0), outputs = weight.size(0);
   if (t == 0 || outputs == 0 || x.size(1) == 0 || x.dtype() != weight.dtype() || outputs > (int64_t{1} << 24))
     return false;
-  // Beyond 16 rows the library is faster but where its blocks are too few: small weights, read again for every 16 rows.
-  return t <= kMostRows || (x.dtype() != DType::f32 && t <= 64 && weight.count() <= kSmallWeight);
+  // Beyond 16 rows the library is faster but where outputs are too few for its blocks. The weight is read again for
+  // every 16 rows, from the L2 cache.
+  return t <= kMostRows || (x.dtype() != DType::f32 && t <= 64 && outputs <= kFewOutputs);
 }
 
 void few_rows(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& y, Stream stream) {

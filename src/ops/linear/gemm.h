@@ -25,9 +25,9 @@ namespace cuda {
 // f16; c has their dtype or f32; sums are f32. `bias` (n), absent or of c's dtype, is added to each row, `scale`
 // multiplies the product. Row strides and the alignment of rows are free; rows on 16 bytes are the fast case.
 //
-// The algorithm is chosen by measuring at the first call of a kind (sizes, strides, dtypes, alignment), among those
-// that give the same bits as the library's own first choice; while a graph is recorded that first choice is taken.
-// So the same call gives the same bits, in every process on the same GPU and library.
+// The algorithm is chosen by measuring at the first call of a kind (sizes, strides, dtypes, alignment), above 256 rows
+// among those that give the same bits as the library's own first choice; a recording takes that first choice if
+// nothing was measured. What holds for the bits: README.md.
 void gemm(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
           bool accumulate, Stream stream, const Tensor& bias = {}, float scale = 1);
 

@@ -1,5 +1,5 @@
 // gated_rms_norm and gate on a GPU: a row of threads for each group of each row, its elements in registers between the
-// sum and the product, so that each number crosses the memory once. Groups that are misaligned or wider than 12,288
+// sum and the product, so that each number crosses the memory once. Groups that are misaligned or wider than 10,240
 // take a version that reads them twice. Equations: gated_rms_norm.h, README.md.
 #include "core/cuda_kernel.cuh"
 #include "ops/gated_rms_norm/gated_rms_norm.h"
@@ -11,8 +11,8 @@ namespace {
 
 constexpr int kPack = 4;           // elements of an access
 constexpr int kPacks = 4;          // accesses of a thread to each operand, all under way at once
-constexpr int kBlock = 256;        // threads, unless a group needs more, up to
-constexpr int kMostThreads = 768;  // leaves a thread 80 registers
+constexpr int kBlock = 128;        // threads, unless a group needs more, up to
+constexpr int kMostThreads = 640;  // leaves a thread 96 registers: with 80 they spill
 constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
 
 struct Sizes {

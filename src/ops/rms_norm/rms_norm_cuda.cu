@@ -1,5 +1,5 @@
 // rms_norm on a GPU: a row of threads a row, its elements in registers between the sum and the product, so that each
-// number crosses the memory once. Rows that are misaligned or longer than 12,288 take a version that reads them twice.
+// number crosses the memory once. Rows that are misaligned or longer than 10,240 take a version that reads them twice.
 // Equations: rms_norm.h, README.md.
 #include "core/cuda_kernel.cuh"
 #include "ops/rms_norm/rms_norm.h"
@@ -10,8 +10,8 @@ namespace {
 
 constexpr int kPack = 4;           // elements of an access: 16 bytes of f32
 constexpr int kPacks = 4;          // accesses of a thread, all under way at once
-constexpr int kBlock = 256;        // threads, unless a row needs more, up to
-constexpr int kMostThreads = 768;  // leaves a thread 80 registers
+constexpr int kBlock = 128;        // threads, unless a row needs more, up to
+constexpr int kMostThreads = 640;  // leaves a thread 96 registers: with 80 they spill
 constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
 
 template <class T>

@@ -28,3 +28,6 @@ ssm_find_library(sentencepiece sentencepiece_processor.h sentencepiece)
 if(SSM_HIGHWAY_LIBRARY MATCHES "\\.so$")
   set_property(TARGET ssm::highway PROPERTY INTERFACE_COMPILE_DEFINITIONS HWY_SHARED_DEFINE)
 endif()
+if(SSM_CUDA)
+  find_package(CUDAToolkit 12.4 REQUIRED)  # CUDA::cudart_static; a program that links ssm::ssm compiles no CUDA itself
+endif()

@@ -136,10 +136,20 @@ struct LaunchOptions {
   bool early = false;
 };
 
+// What the thread's current GPU can do of these.
+struct LaunchLimits {
+  size_t shared;  // most bytes of shared memory that a block may ask for
+  bool early;     // since compute capability 9.0
+};
+LaunchLimits launch_limits();
+
 template <class... Parameters, class... Arguments>
 void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block, const LaunchOptions& options,
             Stream stream, Arguments&&... arguments) {
   if (grid.x == 0 || grid.y == 0 || grid.z == 0) return;
+  const LaunchLimits limits = launch_limits();
+  require(options.shared <= limits.shared, op, ": its kernel needs ", options.shared / 1024,
+          " KiB of shared memory a block, this GPU has ", limits.shared / 1024, "; use --device cpu");
   if (options.shared > 48 * 1024)
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(options.shared)),
           op);
@@ -152,7 +162,7 @@ void launch(const char* op, void (*kernel)(Parameters...), dim3 grid, dim3 block
   early.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   early.val.programmaticStreamSerializationAllowed = 1;
   config.attrs = &early;
-  config.numAttrs = options.early ? 1 : 0;
+  config.numAttrs = options.early && limits.early ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, static_cast<Parameters>(std::forward<Arguments>(arguments))...), op);
 }
 template <class... Parameters, class... Arguments>

@@ -72,7 +72,7 @@ struct Gpu {
 };
 
 struct Driver {
-  int count = 0;
+  int count = 0;  // of the GPUs that kernels were compiled for; the driver numbers the fastest first
   std::string problem;
   std::vector<std::unique_ptr<Gpu>> gpus;
   std::mutex mutex;
@@ -87,8 +87,27 @@ struct Driver {
       cudaGetLastError();
     } else if (count == 0) {
       problem = "no NVIDIA GPU was found";
+    } else {
+      keep_what_runs_our_kernels();
     }
     gpus.resize(static_cast<size_t>(count));
+  }
+
+ private:
+  // Code for an architecture also runs on later ones, so the earliest decides.
+  void keep_what_runs_our_kernels() {
+    const int earliest = std::min({__CUDA_ARCH_LIST__}) / 10;  // 80, 90, ...
+    for (int i = 0; i < count; ++i) {
+      int major = 0, minor = 0;
+      check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, i), "ask the driver");
+      check(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, i), "ask the driver");
+      if (10 * major + minor >= earliest) continue;
+      if (i == 0)
+        problem = text("the GPU has compute capability ", major, ".", minor,
+                       ", and the kernels in this program were compiled for ", earliest / 10, ".", earliest % 10,
+                       " and later (-DCMAKE_CUDA_ARCHITECTURES=", 10 * major + minor, " compiles them for this GPU)");
+      count = i;
+    }
   }
 };
 
@@ -128,6 +147,13 @@ Stream stream(const Device& device) { return gpu(device).stream; }
 void synchronize(const Device& device) { check(cudaStreamSynchronize(stream(device)), "wait for the GPU"); }
 int multiprocessors(const Device& device) { return gpu(device).properties.multiProcessorCount; }
 int64_t memory_bytes(const Device& device) { return static_cast<int64_t>(gpu(device).properties.totalGlobalMem); }
+
+LaunchLimits launch_limits() {
+  int current = 0;
+  check(cudaGetDevice(&current), "ask for the current GPU");
+  const cudaDeviceProp& properties = gpu(Device::cuda(current)).properties;
+  return {.shared = properties.sharedMemPerBlockOptin, .early = properties.major >= 9};
+}
 
 std::string describe(const Device& device) {
   const cudaDeviceProp& properties = gpu(device).properties;

@@ -88,11 +88,13 @@ void Tape::backward(const std::vector<std::pair<Var, Tensor>>& seeds) {
 void Tape::run_backward() {
   while (!nodes_.empty()) {
     // Moved out first: what the node saved is freed here, before the next node runs.
-    const Node node = std::move(nodes_.back());
+    Node node = std::move(nodes_.back());
     nodes_.pop_back();
     const bool used = std::any_of(node.outputs.begin(), node.outputs.end(),
                                   [](const GradPtr& grad) { return grad && grad->written; });
     if (!used) continue;
+    for (Saved& one : node.saved)
+      if (one.again) one.tensor = (*one.again)();
     node.backward(Backward(node.saved, node.outputs));
     if (observer_) observer_(node.op, Pass::backward);
   }

@@ -31,10 +31,14 @@ struct Grad {
 };
 using GradPtr = std::shared_ptr<Grad>;
 
+// Makes a tensor anew in the backward that the forward had and did not keep.
+using MakeAgain = std::shared_ptr<const std::function<Tensor()>>;
+
 // A value and, if anybody may want it, its gradient.
 struct Var {
   Tensor value;
-  GradPtr grad;  // null: no gradient is kept
+  GradPtr grad;     // null: no gradient is kept
+  MakeAgain again;  // set where the value is less work to make again than it is worth to save
   explicit operator bool() const { return static_cast<bool>(value); }
 };
 
@@ -61,8 +65,12 @@ struct GradInPlace {
 GradInPlace write_in_place(const GradPtr& grad);
 
 struct Saved {
+  Saved(const char* what, Tensor value) : name(what), tensor(std::move(value)) {}
+  Saved(const char* what, const Var& var) : name(what), tensor(var.again ? Tensor() : var.value), again(var.again) {}
+
   const char* name;
   Tensor tensor;
+  MakeAgain again;
 };
 
 // What a backward reads: the saved tensors by name and the gradients of the outputs by position.

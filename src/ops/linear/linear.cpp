@@ -16,7 +16,7 @@ Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias, std
 
   const Var y = ctx.output(args.y);
   if (ctx.tape) {
-    ctx.tape->record("linear", {{"x", x.value}, {"weight", weight.value}}, {y.grad},
+    ctx.tape->record("linear", {{"x", x}, {"weight", weight.value}}, {y.grad},
                      [device = ctx.device, threads = ctx.threads, dx = x.grad, dweight = weight.grad,
                       dbias = bias.grad](const Backward& b) {
                        const GradInPlace x_out = write_in_place(dx), weight_out = write_in_place(dweight);

@@ -17,15 +17,29 @@ NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const
   const bool new_sum = residual || dtype != accumulator_of(dtype);
   args.sum = new_sum ? Tensor::empty(shape, accumulator_of(dtype), ctx.device) : Tensor();
   args.scale = Tensor::empty({shape[0]}, accumulator_of(dtype), ctx.device);
+  const bool rounded = ctx.tape && ctx.device.is_cuda() && ctx.recompute != Recompute::nothing && new_sum &&
+                       dtype != accumulator_of(dtype);
+  if (rounded) args.kept = Tensor::empty(shape, dtype, ctx.device);
   SSM_RUN(ctx.device, *ctx.threads, rms_norm_forward, args);
 
-  const Var y = ctx.output(args.y), sum = new_sum ? ctx.output(args.sum) : x;
+  Var y = ctx.output(args.y);
+  if (rounded)
+    y.again = std::make_shared<const std::function<Tensor()>>(
+        [device = ctx.device, threads = ctx.threads, kept = args.kept, weight = weight.value, eps] {
+          RmsNormForward again{.x = kept, .weight = weight, .eps = eps};
+          again.y = Tensor::empty(kept.shape(), kept.dtype(), device);
+          again.scale = Tensor::empty({kept.size(0)}, accumulator_of(kept.dtype()), device);
+          SSM_RUN(device, *threads, rms_norm_forward, again);
+          return again.y;
+        });
+  const Var sum = new_sum ? ctx.output(args.sum) : x;
   if (ctx.tape) {
     // Where r is x, whatever gradient r's users give goes to x's own, beside this op's.
     std::vector<GradPtr> outputs = {y.grad};
     if (new_sum) outputs.push_back(sum.grad);
     ctx.tape->record(
-        "rms_norm", {{"sum", sum.value}, {"weight", weight.value}, {"scale", args.scale}}, outputs,
+        "rms_norm", {{"sum", rounded ? args.kept : sum.value}, {"weight", weight.value}, {"scale", args.scale}},
+        outputs,
         [device = ctx.device, threads = ctx.threads, dx = x.grad, dresidual = residual.grad, dweight = weight.grad,
          new_sum](const Backward& b) {
           GradOut x_out(dx), residual_out(dresidual), weight_out(dweight);

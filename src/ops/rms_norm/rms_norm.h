@@ -9,6 +9,9 @@
 // and residual, r and the rest stay f32. Without a residual r is x itself, widened where x is not f32. The backward
 // gets the gradients of both y and r and saves r (shared with the residual stream) and s (t). Traffic: forward 16 bytes
 // an element, backward 20; 12 and 16 with x in 2 bytes.
+//
+// With x in 2 bytes and Ctx::recompute it saves r rounded to x's type instead, from which whoever saves y makes y
+// again: 2 bytes an element kept instead of 6.
 #pragma once
 
 #include "core/context.h"
@@ -27,10 +30,11 @@ struct RmsNormForward {
   double eps;
   Tensor y, sum;  // outputs; sum is absent where r is x itself
   Tensor scale;   // (t): s of (2)
+  Tensor kept;    // (t, d), r in x's type; may be absent, and is so but on cuda
 };
 
 struct RmsNormBackward {
-  Tensor sum, weight, scale;  // sum: r of (1); weight may be absent
+  Tensor sum, weight, scale;  // sum: r of (1), on cuda also in the type of dy; weight may be absent
   Tensor dy, dsum;            // dsum may be absent: nobody used r
   // Outputs, each may be absent. dx and dresidual are the same numbers, in the dtypes of x and of the residual.
   Tensor dx, dresidual, dweight;

@@ -20,7 +20,7 @@ struct Forward {
   Rows<const float> residual;  // this or residual_as_x or neither
   const float* weight;
   float eps;
-  Rows<T> y;
+  Rows<T> y, kept;
   Rows<float> sum;
   float* scale;
   int64_t t, d;
@@ -62,6 +62,7 @@ __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
   for (int i = 0; i < kPacks; ++i) {
     const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
     if (a.sum && mine && c < a.d) store_floats(a.sum[row] + c, r[i]);
+    if (a.kept && mine && c < a.d) store_floats(a.kept[row] + c, r[i]);
 #pragma unroll
     for (int j = 0; j < kPack; ++j) squares = fmaf(r[i][j], r[i][j], squares);
   }
@@ -88,6 +89,7 @@ __global__ void __launch_bounds__(kBlock) any_forward_kernel(Forward<T> a) {
   for (int64_t c = threadIdx.x; c < a.d; c += kBlock) {
     load_sum(a, row, c, r);
     if (a.sum) a.sum[row][c] = r[0];
+    if (a.kept) a.kept[row][c] = from_float<T>(r[0]);
     squares = fmaf(r[0], r[0], squares);
   }
   const float scale = 1.0f / sqrtf(row_sum(squares, scratch) / static_cast<float>(a.d) + a.eps);
@@ -101,6 +103,7 @@ __global__ void __launch_bounds__(kBlock) any_forward_kernel(Forward<T> a) {
 template <class T>
 struct Gradients {
   Rows<const float> sum;
+  Rows<const T> kept;  // this or sum
   const float *weight, *scale;
   Rows<const T> dy;
   Rows<const float> dsum;  // may be null, as the outputs
@@ -109,6 +112,19 @@ struct Gradients {
   float* partial;  // (blocks, d): (4) over the rows of a block
   int64_t t, d;
 };
+
+// r of (1), kCount neighbours.
+template <int kCount, class T>
+__device__ __forceinline__ void load_sum(const Gradients<T>& a, int64_t row, int64_t c, float (&r)[kCount]) {
+  if (a.kept)
+    load_floats(a.kept[row] + c, r);
+  else
+    load_floats(a.sum[row] + c, r);
+}
+template <class T>
+__device__ __forceinline__ float sum_at(const Gradients<T>& a, int64_t row, int64_t c) {
+  return a.kept ? to_float(a.kept[row][c]) : a.sum[row][c];
+}
 
 // Each row of threads takes every so-manieth row of the matrix and keeps its part of (4) in registers.
 template <class T>
@@ -137,7 +153,7 @@ __global__ void __launch_bounds__(kMostThreads) backward_kernel(Gradients<T> a) 
 #pragma unroll
       for (int j = 0; j < kPack; ++j) dsum[i][j] = 0;
       if (!mine || c >= a.d) continue;
-      load_floats(a.sum[row] + c, r[i]);
+      load_sum(a, row, c, r[i]);
       dy[i] = *reinterpret_cast<const Pack<T, kPack>*>(a.dy[row] + c);
       if (a.dsum) load_floats(a.dsum[row] + c, dsum[i]);
     }
@@ -189,10 +205,10 @@ __global__ void __launch_bounds__(kBlock) any_backward_kernel(Gradients<T> a) {
   const float scale = a.scale[row];
   const auto g = [&](int64_t c) { return to_float(a.dy[row][c]) * (a.weight ? a.weight[c] : 1.0f); };
   float dot = 0;
-  for (int64_t c = threadIdx.x; c < a.d; c += kBlock) dot = fmaf(g(c), a.sum[row][c], dot);
+  for (int64_t c = threadIdx.x; c < a.d; c += kBlock) dot = fmaf(g(c), sum_at(a, row, c), dot);
   const float shared = row_sum(dot, scratch) * scale * scale * scale / static_cast<float>(a.d);
   for (int64_t c = threadIdx.x; c < a.d; c += kBlock) {
-    const float dr = fmaf(g(c), scale, fmaf(-a.sum[row][c], shared, a.dsum ? a.dsum[row][c] : 0.0f));
+    const float dr = fmaf(g(c), scale, fmaf(-sum_at(a, row, c), shared, a.dsum ? a.dsum[row][c] : 0.0f));
     if (a.dx) a.dx[row][c] = from_float<T>(dr);
     if (a.dresidual) a.dresidual[row][c] = dr;
   }
@@ -207,7 +223,7 @@ __global__ void __launch_bounds__(kBlock) any_dweight_kernel(Gradients<T> a, int
   const int64_t first = i / a.d * kAnyRows, c = i % a.d;
   float sum = 0;
   for (int64_t row = first; row < a.t && row < first + kAnyRows; ++row)
-    sum = fmaf(to_float(a.dy[row][c]) * a.scale[row], a.sum[row][c], sum);
+    sum = fmaf(to_float(a.dy[row][c]) * a.scale[row], sum_at(a, row, c), sum);
   a.partial[i] = sum;
 }
 
@@ -227,6 +243,7 @@ void forward(const RmsNormForward& args, Stream stream) {
                      .weight = elements<const float>(args.weight),
                      .eps = static_cast<float>(args.eps),
                      .y = rows<T>(args.y),
+                     .kept = rows<T>(args.kept),
                      .sum = rows<float>(args.sum),
                      .scale = elements<float>(args.scale),
                      .t = args.x.size(0),
@@ -234,7 +251,8 @@ void forward(const RmsNormForward& args, Stream stream) {
   const int64_t x_bytes = kPack * bytes_of(args.x.dtype());
   const dim3 block = block_for(a.d);
   if (a.d % kPack == 0 && a.d <= kLongest && aligned(args.x, x_bytes) && aligned(args.y, x_bytes) &&
-      aligned(args.residual, as_x ? x_bytes : 16) && aligned(args.sum, 16) && aligned(args.weight, 16))
+      aligned(args.residual, as_x ? x_bytes : 16) && aligned(args.sum, 16) && aligned(args.kept, x_bytes) &&
+      aligned(args.weight, 16))
     launch(kName, forward_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.t, block.y))), block,
            LaunchOptions{.early = true}, stream, a);
   else
@@ -246,7 +264,9 @@ void backward(const RmsNormBackward& args, Stream stream) {
   constexpr const char* kName = "rms_norm backward";
   const Device& device = args.sum.device();
   const int64_t t = args.sum.size(0), d = args.sum.size(1);
-  Gradients<T> a{.sum = rows<const float>(args.sum),
+  const bool kept = args.sum.dtype() != DType::f32;
+  Gradients<T> a{.sum = kept ? Rows<const float>{} : rows<const float>(args.sum),
+                 .kept = kept ? rows<const T>(args.sum) : Rows<const T>{},
                  .weight = elements<const float>(args.weight),
                  .scale = elements<const float>(args.scale),
                  .dy = rows<const T>(args.dy),
@@ -257,9 +277,9 @@ void backward(const RmsNormBackward& args, Stream stream) {
                  .t = t,
                  .d = d};
   const int64_t x_bytes = kPack * bytes_of(args.dy.dtype());
-  const bool fast = d % kPack == 0 && d <= kLongest && aligned(args.sum, 16) && aligned(args.dy, x_bytes) &&
-                    aligned(args.dsum, 16) && aligned(args.dx, x_bytes) && aligned(args.dresidual, 16) &&
-                    aligned(args.weight, 16);
+  const bool fast = d % kPack == 0 && d <= kLongest && aligned(args.sum, kept ? x_bytes : 16) &&
+                    aligned(args.dy, x_bytes) && aligned(args.dsum, 16) && aligned(args.dx, x_bytes) &&
+                    aligned(args.dresidual, 16) && aligned(args.weight, 16);
   const dim3 block = block_for(d);
   const size_t shared = args.dweight ? static_cast<size_t>(d) * block.y * sizeof(float) : 0;
   // As many blocks as run at once: more would wait for a place, and leave more partial sums of (4) to add.

@@ -2,7 +2,7 @@
 """Charts of what `ssm bench --device cuda --csv FILE` measured, as SVG, beside what the published implementation was
 recorded at and the machine's limit. Python's standard library alone:
 
-    python tools/plot_bench.py bench/results/FILE.csv --out docs/charts
+    python tools/plot_bench.py bench/results/FILE.csv... --out docs/charts
 
 writes scan.svg (time an element), training.svg and writing.svg (tokens/s). Rows without a rival are left out.
 """
@@ -98,10 +98,11 @@ def token_bars(rows, what):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("csv", type=pathlib.Path)
+    parser.add_argument("csv", type=pathlib.Path, nargs="+", help="the first one's first line stands below the charts")
     parser.add_argument("--out", type=pathlib.Path, default=pathlib.Path("docs/charts"))
     arguments = parser.parse_args()
-    remark, rows = read(arguments.csv)
+    files = [read(path) for path in arguments.csv]
+    remark, rows = files[0][0], [row for _, part in files for row in part]
     charts = (
         ("scan.svg", "Selective scan: time of one (token, channel), less is better", "ps", scan_bars(rows), False),
         ("training.svg", "Training, more is better", "tokens/s", token_bars(rows, "train step"), True),
@@ -111,7 +112,7 @@ def main():
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, title, unit, bars, log in charts:
         if not bars:
-            print(f"{name}: no rows for it in {arguments.csv}")
+            print(f"{name}: no rows for it")
             continue
         (arguments.out / name).write_text(chart(title, remark, unit, bars, log), encoding="utf-8")
         print(arguments.out / name)

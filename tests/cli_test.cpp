@@ -36,6 +36,7 @@ TEST_F(Program, WrongCommandLinesAreUsageErrors) {
   expect_usage({"info", "a", "b"}, "unexpected argument \"b\"");
   expect_usage({"generate", "--model", "--json"}, "--model needs a value");
   expect_usage({"generate", "--model", "a", "--model", "b"}, "given twice");
+  expect_usage({"info", "a", "--device", "cpu", "--tf32"}, "--tf32 is for a GPU, --device is cpu");
   const Words generate = {"generate", "--model", arg("model"), "--prompt", "x"};
   const auto with = [&](const Words& more) {
     Words words = generate;

@@ -9,6 +9,8 @@
 #include <sstream>
 
 #include "cli/terminal.h"
+#include "core/device.h"
+#include "ops/linear/gemm.h"
 
 namespace ssm::cli {
 namespace {
@@ -277,7 +279,9 @@ int run_app(const Commands& commands, const std::vector<std::string>& words) {
   invocation.given = Parser(command, fields, rest).parse();
   require_range("--threads", invocation.common.threads, 0, 1024);
   invocation.common.dtype_kind();
-  invocation.common.device_kind();
+  const Device device = invocation.common.device_kind();
+  require_usage(!invocation.common.tf32 || device.is_cuda(), "--tf32 is for a GPU, --device is ", name_of(device));
+  if constexpr (kHasCuda) cuda::allow_tf32(invocation.common.tf32);
   return command.run(invocation);
 }
 

@@ -12,12 +12,14 @@ std::string flag_of(std::string_view field) {
 }
 
 Fields CommonOptions::fields() {
-  return {{"device", &device, "auto, cpu, cuda, cuda:N, or ref (the plain definition of every operation; slow)"},
-          {"dtype", &dtype, "of the weights: auto (as stored; training and ref: f32), f32, bf16, f16; f64 with ref"},
-          {"threads", &threads, "threads to use; 0: one a core"},
-          {"seed", &seed, "of everything random"},
-          {"json", &json, "results as JSON, nothing else on stdout"},
-          {"quiet", &quiet, "no progress and no notes on stderr"}};
+  return {
+      {"device", &device, "auto, cpu, cuda, cuda:N, or ref (the plain definition of every operation; slow)"},
+      {"dtype", &dtype, "of the weights: auto (as stored; training and ref: f32), f32, bf16, f16; f64 with ref"},
+      {"tf32", &tf32, "products of f32 on a GPU's tensor cores, in TF32: 10 bits of mantissa, several times as fast"},
+      {"threads", &threads, "threads to use; 0: one a core"},
+      {"seed", &seed, "of everything random"},
+      {"json", &json, "results as JSON, nothing else on stdout"},
+      {"quiet", &quiet, "no progress and no notes on stderr"}};
 }
 
 Device CommonOptions::device_kind() const {

@@ -40,7 +40,7 @@ struct CommonOptions {
   std::string device = "auto", dtype = "auto";
   int64_t threads = 0;  // 0: one a core
   int64_t seed = 0;
-  bool json = false, quiet = false;
+  bool tf32 = false, json = false, quiet = false;
 
   Fields fields();
   // Throw UsageError with the choices; Error when this program or machine has no such device.

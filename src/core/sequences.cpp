@@ -23,6 +23,8 @@ Seqs Seqs::ragged(std::span<const int64_t> lengths, std::span<const int64_t> slo
 
 Seqs Seqs::singles(const Tensor& device_slots) {
   Seqs seqs = dense(device_slots.count(), 1);
+  // Which slots they are, the host does not know; any row of a state is one that exists.
+  std::fill(seqs.slots.begin(), seqs.slots.end(), 0);
   seqs.cache(device_slots.device()).tables.slots = device_slots;
   return seqs;
 }

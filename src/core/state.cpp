@@ -23,7 +23,8 @@ int64_t bytes_of(const StateSpec& spec) {
 StatePool::StatePool(StateSpec spec, int64_t slots, const Device& device)
     : spec_(std::move(spec)), slots_(slots), device_(device) {
   for (const StateEntry& entry : spec_)
-    rows_.push_back({Tensor::zeros(with_slots(device.is_cuda() ? slots + 1 : slots, entry.shape), entry.dtype, device), {}});
+    rows_.push_back(
+        {Tensor::zeros(with_slots(device.is_cuda() ? slots + 1 : slots, entry.shape), entry.dtype, device), {}});
   for (Slot slot = slots; slot-- > 0;) free_.push_back(slot);
 }
 

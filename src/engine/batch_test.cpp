@@ -11,6 +11,7 @@
 #include "core/rng.h"
 #include "engine/generator.h"
 #include "formats/test_files.h"
+#include "tests/op_check.h"
 
 namespace ssm {
 namespace {
@@ -44,7 +45,7 @@ struct Result {
 
 // More requests than may run at once: the next enters when one has finished.
 std::vector<Result> together(const Model& model, const std::vector<Request>& requests, int64_t parallel) {
-  StatePool pool(model.lm().state_spec(), parallel);
+  StatePool pool(model.lm().state_spec(), parallel, model.options().device);
   Batch batch(model, some_threads(), pool);
   std::vector<Result> results(requests.size());
   std::vector<std::unique_ptr<Sequence>> sequences(requests.size());
@@ -142,6 +143,24 @@ TEST(Batch, ManySequencesWriteWhatTheyWriteAlone) {
     requests.push_back({some_ids(5, i), {.sampler = {.temperature = 1}, .seed = i, .max_tokens = 10}});
   const std::vector<Result> results = together(*model, requests, 40);
   for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(results[i].ids, alone(*model, requests[i]).ids) << i;
+}
+
+// Recorded graphs are padded to sizes of their own, some of which are more than the pool has rows. With penalties the
+// host chooses, without them the GPU.
+TEST(BatchCuda, WritesWhatTheCpuWritesAtEveryNumberOfSequences) {
+  if (test::skipped_for_want_of_gpu()) return;
+  const auto on_cpu = small_model(), on_gpu = small_model({.device = Device::cuda()});
+  std::vector<Request> requests = some_requests();
+  for (size_t i = 0; i < requests.size(); i += 2) requests[i].options.sampler.frequency_penalty = 0;
+  std::vector<Result> expected;
+  for (const Request& request : requests) expected.push_back(alone(*on_cpu, request));
+  for (const int64_t parallel : {1, 2, 3, 5, 6, 9, 17, 22}) {
+    const std::vector<Result> results = together(*on_gpu, requests, parallel);
+    for (size_t i = 0; i < requests.size(); ++i) {
+      EXPECT_EQ(results[i].ids, expected[i].ids) << "request " << i << " of " << parallel;
+      EXPECT_EQ(results[i].end.tokens, expected[i].end.tokens);
+    }
+  }
 }
 
 TEST(Batch, SamplesOfOnePromptDifferAndReproduce) {

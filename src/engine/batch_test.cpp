@@ -148,7 +148,7 @@ TEST(Batch, ManySequencesWriteWhatTheyWriteAlone) {
 // Recorded graphs are padded to sizes of their own, some of which are more than the pool has rows. With penalties the
 // host chooses, without them the GPU.
 TEST(BatchCuda, WritesWhatTheCpuWritesAtEveryNumberOfSequences) {
-  if (test::skipped_for_want_of_gpu()) return;
+  if (!test::test_devices().front().first.is_cuda() || test::skipped_for_want_of_gpu()) return;
   const auto on_cpu = small_model(), on_gpu = small_model({.device = Device::cuda()});
   std::vector<Request> requests = some_requests();
   for (size_t i = 0; i < requests.size(); i += 2) requests[i].options.sampler.frequency_penalty = 0;

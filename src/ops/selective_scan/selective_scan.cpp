@@ -30,10 +30,13 @@ void check_inputs(const ScanIn& in, const Seqs& seqs, const Var* h) {
 
 }  // namespace
 
-int64_t scan_chunks(const Seqs& seqs) {
+Tensor scan_starts(const Ctx& ctx, const Seqs& seqs, int64_t n, int64_t e, DType activations) {
+  const bool gpu = ctx.device.is_cuda();
+  const int64_t chunk = gpu ? kScanChunkCuda : kScanChunk;
   int64_t chunks = 0;
-  for (int64_t s = 0; s < seqs.count(); ++s) chunks += (seqs.length(s) + kScanChunk - 1) / kScanChunk;
-  return chunks;
+  for (int64_t s = 0; s < seqs.count(); ++s) chunks += (seqs.length(s) + chunk - 1) / chunk;
+  return Tensor::empty({chunks, n, e}, gpu && activations == DType::bf16 ? DType::bf16 : accumulator_of(activations),
+                       ctx.device);
 }
 
 Tensor scan_rates(const Ctx& ctx, const Tensor& A_log) {
@@ -66,8 +69,7 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
     args.starts = ctx.kept->take();
   } else {
     args.out = Tensor::empty(in.x.value.shape(), dtype, ctx.device);
-    if (ctx.tape || ctx.kept)
-      args.starts = Tensor::empty({scan_chunks(seqs), n, e}, accumulator_of(dtype), ctx.device);
+    if (ctx.tape || ctx.kept) args.starts = scan_starts(ctx, seqs, n, e, dtype);
     SSM_RUN(ctx.device, *ctx.threads, selective_scan_forward, args);
     if (ctx.kept) ctx.kept->tensors.insert(ctx.kept->tensors.end(), {args.out, args.starts});
   }

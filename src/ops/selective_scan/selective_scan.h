@@ -11,7 +11,7 @@
 // Rows may be strided views. Each sequence of `seqs` has its own state; `h`, a state tensor (slots, n, e), gives where
 // it starts and takes where it ends (core/state.h says how, with and without a tape); null starts at zero.
 //
-// Saved for backward: the inputs and the state at the start of every kScanChunk-th token of a sequence; all other
+// Saved for backward: the inputs and the state before every 64th token of a sequence, on a GPU every 16th; all other
 // states are recomputed chunk by chunk. Nothing of size t e n is ever stored. Work a (t, c, n): one exp and 3
 // multiply-adds forward; one exp and about 10 backward. README.md derives it, from x' = Ax + Bu on; the numbers above
 // are its.
@@ -36,13 +36,17 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h);
 // Tokens between saved states. The states of one chunk of kScanChunk tokens, 32 channels and 16 states are 128 KiB, and
 // so are their decays: both stay in a core's second-level cache while backward walks over them.
 inline constexpr int64_t kScanChunk = 64;
+// On a GPU the states of a chunk and their decays stay in registers, and who has many registers has few warps.
+inline constexpr int64_t kScanChunkCuda = 16;
 
 struct ScanForward {
   Tensor x, dt, A_log, B, C, D, dt_bias, z, rates;
   const Seqs* seqs;
-  Tensor h;       // (slots, n, e) advanced in place, or absent
-  Tensor out;     // (t, e)
-  Tensor starts;  // (chunks, n, e): the state before each chunk, sequence after sequence; absent without a tape
+  Tensor h;    // (slots, n, e) advanced in place, or absent
+  Tensor out;  // (t, e)
+  // (chunks, n, e): the state before each chunk, sequence after sequence, as scan_starts makes it; absent without a
+  // tape
+  Tensor starts;
 };
 
 struct ScanBackward {
@@ -54,7 +58,8 @@ struct ScanBackward {
   Tensor dx, ddt, dA_log, dB, dC, dD, ddt_bias, dz;
 };
 
-int64_t scan_chunks(const Seqs& seqs);  // rows of `starts`
+// Room for `starts`. Activations of bf16 on a GPU have them in bf16 too, all others in f32 (ref in f64).
+Tensor scan_starts(const Ctx& ctx, const Seqs& seqs, int64_t n, int64_t e, DType activations);
 
 namespace ref {
 void selective_scan_forward(const ScanForward&, Threads&);

@@ -62,7 +62,7 @@ struct Channels {
   int64_t begin, end;
   Tensor of(const Tensor& activation) const { return exact_copy(activation.columns(begin, end)); }
   Tensor of_parameter(const Tensor& parameter) const { return exact_copy(parameter.rows(begin, end)); }
-  ScanForward of(const ScanForward& in) const {
+  ScanForward of(const ScanForward& in, Threads& threads) const {
     ScanForward some{.x = of(in.x),
                      .dt = of(in.dt),
                      .A_log = of_parameter(in.A_log),
@@ -74,7 +74,7 @@ struct Channels {
                      .rates = {},
                      .seqs = in.seqs};
     some.out = Tensor::empty(some.x.shape(), DType::f64);
-    some.starts = Tensor::empty({scan_chunks(*in.seqs), in.B.size(1), end - begin}, DType::f64);
+    some.starts = scan_starts({Device::ref(), &threads}, *in.seqs, in.B.size(1), end - begin, DType::f64);
     return some;
   }
 };
@@ -88,7 +88,7 @@ Channels some_channels(const Bench& bench, const Case& c) {
 void check(const Bench& bench, const Case& c, const ScanForward& in, const ScanBackward& back) {
   const Channels channels = some_channels(bench, c);
   const double tolerance = bench.tolerance(1e-5);
-  const ScanForward some = channels.of(in);
+  const ScanForward some = channels.of(in, bench.threads());
   ref::selective_scan_forward(some, bench.threads());
   SSM_RUN(bench.device(), bench.threads(), selective_scan_forward, in);
   bench.check(in.out.columns(channels.begin, channels.end), some.out, tolerance, "selective_scan");
@@ -135,7 +135,7 @@ void bench_sequences(Bench& bench, const Case& c) {
   const Seqs seqs = Seqs::dense(c.sequences, c.length);
   ScanForward in = operands(bench, c, seqs);
   ScanForward saving = in;
-  saving.starts = bench.empty_f32({scan_chunks(seqs), c.n, c.e});
+  saving.starts = scan_starts({bench.device(), &bench.threads()}, seqs, c.n, c.e, bench.dtype());
   const ScanBackward back = gradients(saving, bench.empty(in.x.shape()));
   check(bench, c, saving, back);
   back.dout.copy_from(bench.random("dout", back.dout.shape()));
@@ -161,7 +161,7 @@ void bench_one_token(Bench& bench, const Case& c) {
   for (size_t i = 0; i < calls.size(); ++i) calls[i].h = bench.random_f32(text("h", i), state);
 
   const Channels channels = some_channels(bench, c);
-  ScanForward some = channels.of(in);
+  ScanForward some = channels.of(in, bench.threads());
   some.h = exact_copy(calls[0].h.reshape({c.sequences * c.n, c.e}).columns(channels.begin, channels.end))
                .reshape({c.sequences, c.n, channels.end - channels.begin});
   ref::selective_scan_forward(some, bench.threads());

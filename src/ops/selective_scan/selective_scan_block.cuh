@@ -21,7 +21,7 @@ struct ScanArguments {
   const float* A_log;            // (e, n)
   const float *D, *dt_bias;      // (e), or null
   float* h;                      // (slots, n, e), or null
-  float* starts;                 // (chunks, n, e), or null
+  Rounded<T>* starts;            // (chunks, n, e), or null
   float* ends;                   // (pieces, n, e): in, where a piece starts; as kEndsOnly, out, where it ends from 0
   float* steps;                  // (pieces, e): as kEndsOnly, out, the sum of Delta over the piece
   const int64_t *offsets, *slots, *pieces;
@@ -54,7 +54,7 @@ struct ScanShape {
   static constexpr int kStrip = 16 / sizeof(T), kStrips = kWidth / kStrip, kRows = kHelpers / kStrips,
                        kItems = tile / kRows;
   static_assert(kHelpers % kStrips == 0 && tile % kRows == 0 && tile % group == 0 && tile >= 2 * group &&
-                kScanChunk % tile == 0);
+                (kScanChunkCuda % tile == 0 || tile % kScanChunkCuda == 0) && kScanChunkCuda % group == 0);
   static_assert(channels > 1 || group % 2 == 0);
 };
 

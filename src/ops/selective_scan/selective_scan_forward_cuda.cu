@@ -59,14 +59,15 @@ void run(const ScanForward& args, ScanArguments<typename S::Element> arguments, 
   const Seqs& seqs = *args.seqs;
   const int64_t slabs = divide_up(arguments.e, S::kWidth), slots = multiprocessors(device) * S::kBlocks;
   const int64_t cuts = slots / std::max<int64_t>(1, divide_up(seqs.tokens(), seqs.longest) * slabs);
-  arguments.piece_length = divide_up(seqs.longest, kScanChunk) * kScanChunk;
+  arguments.piece_length = divide_up(seqs.longest, kScanChunkCuda) * kScanChunkCuda;
   if (cuts < 3 || seqs.longest < 4 * kShortestPiece) {
     const Tensor& pieces = seqs.pieces(device, arguments.piece_length);
     arguments.pieces = elements<const int64_t>(pieces);
     launch_scan<S, ScanOutput::all, kAligned>(arguments, pieces.size(0), stream);
     return;
   }
-  arguments.piece_length = std::max(kShortestPiece, divide_up(divide_up(seqs.longest, cuts), kScanChunk) * kScanChunk);
+  arguments.piece_length =
+      std::max(kShortestPiece, divide_up(divide_up(seqs.longest, cuts), kScanChunkCuda) * kScanChunkCuda);
   const Tensor& pieces = seqs.pieces(device, arguments.piece_length);
   const int64_t count = pieces.size(0);
   const int64_t n = arguments.n, e = arguments.e;
@@ -97,7 +98,7 @@ void forward(const ScanForward& args, Stream stream) {
                                    .D = elements<const float>(args.D),
                                    .dt_bias = elements<const float>(args.dt_bias),
                                    .h = elements<float>(args.h),
-                                   .starts = elements<float>(args.starts),
+                                   .starts = elements<Rounded<T>>(args.starts),
                                    .offsets = elements<const int64_t>(tables.offsets),
                                    .slots = elements<const int64_t>(tables.slots),
                                    .e = static_cast<int>(e),

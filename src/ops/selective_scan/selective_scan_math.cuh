@@ -2,11 +2,18 @@
 // there is one, the rest on the multiply-add pipe.
 #pragma once
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
+
+#include <type_traits>
 
 namespace ssm::cuda {
 
 inline constexpr float kLog2E = 1.44269504088896341f;
+
+// States on the tape, and shares of sums: bf16 where the activations are, else f32.
+template <class T>
+using Rounded = std::conditional_t<std::is_same_v<T, __nv_bfloat16>, __nv_bfloat16, float>;
 
 // 2^v, relative error 2^-22; a subnormal result is 0.
 __device__ __forceinline__ float exp2_fast(float v) {

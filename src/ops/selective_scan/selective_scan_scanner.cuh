@@ -64,6 +64,25 @@ struct Scanner {
           to[static_cast<int64_t>(state + i) * args.e + channel + j] = h[j][i];
   }
 
+  // (n, e), on the tape.
+  __device__ void store_start(Rounded<T>* to) const {
+#pragma unroll
+    for (int i = 0; i < kStates; ++i) {
+      if (state + i >= args.n) break;
+      Rounded<T>* at = to + static_cast<int64_t>(state + i) * args.e + channel;
+#pragma unroll
+      for (int j = 0; j < kChannels; j += 2) {
+        if constexpr (kChannels > 1 && std::is_same_v<T, bf16>)
+          if (args.e % 2 == 0 && channel + j < args.e) {
+            *reinterpret_cast<__nv_bfloat162*>(at + j) = __floats2bfloat162_rn(h[j][i], h[j + 1][i]);
+            continue;
+          }
+        if (channel + j < args.e) at[j] = from_float<Rounded<T>>(h[j][i]);
+        if (kChannels > 1 && channel + j + 1 < args.e) at[j + 1] = from_float<Rounded<T>>(h[(j + 1) % kChannels][i]);
+      }
+    }
+  }
+
   // Three stages of a lane run at once, a group of tokens each, so that the special-function unit always has work while
   // the recurrence waits for nothing: loads, decays, update. Stores of y lag one group behind.
   struct Inputs {
@@ -161,7 +180,8 @@ struct Scanner {
     }
   }
 
-  __device__ void walk(int tile) {
+  // `starts`: where the state before the next chunk goes, or null.
+  __device__ void walk(int tile, Rounded<T>*& starts) {
     Inputs in, in_next, in_after;
     Matrices matrices, matrices_next;
     Decays decays, decays_next;
@@ -177,6 +197,12 @@ struct Scanner {
         load(matrices_next, tile, t + kGroup);
         decay(decays_next, in_next);
       }
+      if constexpr (kOutput == ScanOutput::all)
+        if (const int64_t token = static_cast<int64_t>(tile) * S::kTile + t;
+            starts && token % kScanChunkCuda == 0 && token < block.length) {
+          store_start(starts);
+          starts += static_cast<int64_t>(args.n) * args.e;
+        }
       update(decays, in, matrices, y);
       if (t > 0) store(tile, t - kGroup, y_before);
       in = in_next, in_next = in_after, matrices = matrices_next, decays = decays_next, y_before = y;
@@ -187,21 +213,17 @@ struct Scanner {
   __device__ int64_t first_chunk() const {  // the row of `starts` at which the piece begins
     int64_t chunks = 0;
     for (int64_t s = threadIdx.x % 32; s < block.sequence; s += 32)
-      chunks += (args.offsets[s + 1] - args.offsets[s] + kScanChunk - 1) / kScanChunk;
+      chunks += (args.offsets[s + 1] - args.offsets[s] + kScanChunkCuda - 1) / kScanChunkCuda;
     for (int over = 16; over; over /= 2) chunks += __shfl_xor_sync(~0u, chunks, over);
-    return chunks + block.index * args.piece_length / kScanChunk;
+    return chunks + block.index * args.piece_length / kScanChunkCuda;
   }
 
   __device__ void run() {
     const int64_t states = static_cast<int64_t>(args.n) * args.e;
-    float* starts = kOutput == ScanOutput::all && args.starts ? args.starts + first_chunk() * states : nullptr;
+    Rounded<T>* starts = kOutput == ScanOutput::all && args.starts ? args.starts + first_chunk() * states : nullptr;
     for (int tile = 0; tile < block.tiles; ++tile) {
       block.full.wait(tile);
-      if (starts && tile % (kScanChunk / S::kTile) == 0) {
-        store_state(starts);
-        starts += states;
-      }
-      walk(tile);
+      walk(tile, starts);
       block.done.arrive(tile);
     }
     if constexpr (kOutput == ScanOutput::ends_only) {

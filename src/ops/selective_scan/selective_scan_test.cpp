@@ -66,10 +66,11 @@ TEST(SelectiveScan, AgreesAtTheBoundariesOfGpuKernels) {
   const auto check = test_devices().back().first.is_cuda() ? check_cuda : check_cpu;
   check(scan_case({{15, 16, 17, 31, 33, 63, 65, 1, 0, 129}, 40, 16}));
   for (const int64_t n : {1, 3, 8, 16, 17, 64, 65, 256}) check(scan_case({{70, 3}, 24, n}));
-  check(scan_case({{33}, 131, 16}));       // rows begin anywhere
-  check(scan_case({{40, 9}, 2176, 16}));   // channels enough for the wide slabs
-  check(scan_case({{2100, 100}, 8, 16}));  // few enough for time to be cut
-  check(scan_case({{3, 1, 4}, 48, 16}));   // few tokens: without a tape, the step
+  check(scan_case({{33}, 131, 16}));                        // rows begin anywhere
+  check(scan_case({{40, 9}, 2176, 16}));                    // channels enough for the wide slabs
+  check(scan_case({{2100, 100}, 8, 16}));                   // few enough for time to be cut
+  check(scan_case({std::vector<int64_t>(600, 3), 20, 4}));  // more pieces than backward keeps sums of parameters for
+  check(scan_case({{3, 1, 4}, 48, 16}));                    // few tokens: without a tape, the step
   check(scan_case({{1, 1}, 33, 20, false}));
 }
 

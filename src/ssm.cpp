@@ -304,6 +304,6 @@ MixerStream MixerStream::fork() const {
 
 void MixerStream::reset() { parts_->pool.zero(parts_->slot); }
 
-int64_t MixerStream::state_bytes() const { return bytes_of(parts_->pool.spec()); }
+int64_t MixerStream::state_bytes() const { return static_cast<int64_t>(parts_->pool.save(parts_->slot).size()); }
 
 }  // namespace ssm

@@ -273,7 +273,7 @@ class Talk {
   }
 
   void stats() const {
-    const int64_t state = bytes_of(run_.model.lm().state_spec());
+    const int64_t state = bytes_of(run_.model.lm().state_spec(), sequence_.tokens());
     size_t copies = 0;
     for (const auto& [name, branch] : branches_) copies += branch.past.size() + (name == branch_ ? 0 : 1);
     const double rate = last_seconds_ > 0 ? static_cast<double>(last_tokens_) / last_seconds_ : 0;

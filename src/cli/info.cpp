@@ -58,14 +58,16 @@ class Info : public Command {
     const ModelFile file = ModelFile::open(model_);
     ParamStore declared({.dtype = file.dtype, .shapes_only = true});
     const LanguageModel lm(declared, file.config);
-    const Summary summary{.parameters = declared.count(), .state_bytes = bytes_of(lm.state_spec())};
+    const int64_t fixed = bytes_of(lm.state_spec());
+    const Summary summary{
+        .parameters = declared.count(), .state_bytes = fixed, .token_bytes = bytes_of(lm.state_spec(), 1) - fixed};
     invocation.common.json ? print_json(file, summary) : print_text(file, summary);
     return 0;
   }
 
  private:
   struct Summary {
-    int64_t parameters, state_bytes;
+    int64_t parameters, state_bytes, token_bytes;
   };
 
   void print_text(const ModelFile& file, const Summary& summary) const {
@@ -80,7 +82,10 @@ class Info : public Command {
       out += text("  ", dtype, std::string(10 - dtype.size(), ' '), grouped(stored.tensors), " tensors, ",
                   grouped(stored.bytes), " bytes (", byte_count(static_cast<double>(stored.bytes)), ")\n");
     out += text("state       ", grouped(summary.state_bytes), " bytes a sequence (",
-                byte_count(static_cast<double>(summary.state_bytes)), "), whatever its length\n");
+                byte_count(static_cast<double>(summary.state_bytes)), "), ",
+                summary.token_bytes == 0 ? "whatever its length"
+                                         : "and " + grouped(summary.token_bytes) + " more for each of its tokens",
+                "\n");
     if (list_tensors_)
       for (const auto& [name, tensor] : file.tensors)
         out += text("  ", one_line(file.published.at(name)), "  ", name_of(tensor.dtype()), " ", tensor.shape(), "\n");
@@ -102,7 +107,8 @@ class Info : public Command {
                    {"tensors", file.tensors.size()},
                    {"bytes", bytes},
                    {"dtypes", dtypes},
-                   {"state_bytes", summary.state_bytes}};
+                   {"state_bytes", summary.state_bytes},
+                   {"state_bytes_a_token", summary.token_bytes}};
     if (list_tensors_) {
       result["tensor_list"] = Json::array();
       for (const auto& [name, tensor] : file.tensors)

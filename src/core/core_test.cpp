@@ -142,6 +142,51 @@ TEST(State, SlotsAreCopiedLikeBytes) {
   EXPECT_EQ(pool.state()[0].value.rows(second, second + 1).reshape({6}).data<float>()[4], 0);
 }
 
+TEST(StatePool, EntriesPerTokenGrowAndAreSavedAsFarAsTheyCount) {
+  StatePool pool({{"tokens", {1}, DType::i64}, {"kv", {3}, DType::f32, true}, {"fixed", {2}, DType::f32}}, 2);
+  EXPECT_EQ(bytes_of(pool.spec()), 8 + 8);
+  EXPECT_EQ(bytes_of(pool.spec(), 5), 8 + 5 * 3 * 4 + 8);
+  const StatePool::Slot slot = pool.acquire(), other = pool.acquire();
+  const Ctx ctx;
+  const auto append = [&](StatePool::Slot to, int64_t count, float value) {
+    const Seqs seqs = Seqs::ragged(std::vector<int64_t>{count}, std::vector<int64_t>{to});
+    Var &tokens = pool.state()[0], &kv = pool.state()[1];
+    const int64_t before = token_counts(tokens.value, seqs)[0];
+    make_room(kv, before + count);
+    const Tensor rows = kv.value.rows(to, to + 1).reshape({kv.value.size(1), 3}).rows(before, before + count);
+    for (float& element : rows.span<float>()) element = value;
+    advance_counts(ctx, tokens, seqs);
+  };
+  append(slot, 3, 1);
+  append(other, 1, 5);
+  append(slot, 200, 2);  // past the first capacity and its double
+  const std::vector<std::byte> saved = pool.save(slot);
+  EXPECT_EQ(static_cast<int64_t>(saved.size()), bytes_of(pool.spec(), 203));
+  EXPECT_EQ(spec_of_saved(pool.spec(), saved)[1].shape, (Shape{203, 3}));
+  EXPECT_EQ(static_cast<int64_t>(pool.save(other).size()), bytes_of(pool.spec(), 1));
+
+  StatePool fresh(pool.spec(), 3);
+  fresh.restore(2, saved);
+  EXPECT_EQ(fresh.save(2), saved);
+  EXPECT_EQ(static_cast<int64_t>(fresh.save(0).size()), bytes_of(fresh.spec()));
+  pool.copy(slot, other);
+  EXPECT_EQ(pool.save(other), saved);
+  append(other, 1, 7);
+  EXPECT_EQ(pool.save(slot), saved);
+  pool.zero(slot);
+  EXPECT_EQ(static_cast<int64_t>(pool.save(slot).size()), bytes_of(pool.spec()));
+
+  // Bytes that say more tokens than they hold, fewer, none, or a negative number of them.
+  std::vector<std::byte> hostile = saved;
+  for (const int64_t tokens : {int64_t{204}, int64_t{202}, int64_t{0}, int64_t{-1}, INT64_MAX, INT64_MIN}) {
+    std::memcpy(hostile.data(), &tokens, sizeof tokens);
+    EXPECT_THROW(fresh.restore(1, hostile), Error) << tokens;
+  }
+  EXPECT_THROW(fresh.restore(1, std::span(saved).first(4)), Error);
+  EXPECT_THROW(fresh.restore(1, {}), Error);
+  EXPECT_EQ(static_cast<int64_t>(fresh.save(1).size()), bytes_of(fresh.spec()));
+}
+
 TEST(Sequences, OffsetsSlotsAndLongest) {
   const Seqs seqs = Seqs::ragged(std::vector<int64_t>{3, 0, 2});
   EXPECT_EQ(seqs.tokens(), 5);

@@ -137,7 +137,7 @@ Snapshot read_state_file(const Path& path, const Model& model) {
 void write_state_file(const Path& path, const Model& model, const ModelIdentity& identity, const Snapshot& snapshot) {
   NamedTensors named;
   auto* from = const_cast<std::byte*>(snapshot.state.data());
-  for (const StateEntry& entry : model.lm().state_spec()) {
+  for (const StateEntry& entry : spec_of_saved(model.lm().state_spec(), snapshot.state)) {
     named.emplace_back(entry.name, Tensor::borrow(from, entry.shape, entry.dtype, nullptr));
     from += named.back().second.bytes();
   }
@@ -170,10 +170,16 @@ Snapshot read_state_file(const Path& path, const Model& model, const ModelIdenti
     require(found != tensors.end(), where, " has no tensor ", name, "; make it anew with --state-out");
     return found->second;
   };
-  const StateSpec spec = expected_tensors(model);
+  StateSpec spec = expected_tensors(model);
   Snapshot result;
-  for (const StateEntry& entry : spec) {
+  for (size_t i = 0; i < spec.size(); ++i) {
+    StateEntry& entry = spec[i];
     const Tensor& tensor = find(entry.name);
+    if (entry.per_token) {  // its rows are the tokens that the entry before it counts
+      std::vector<int64_t> sizes = {find(spec[i - 1].name).clone().item<int64_t>()};
+      sizes.insert(sizes.end(), entry.shape.begin(), entry.shape.end());
+      entry.shape = Shape(sizes);
+    }
     require(tensor.shape() == entry.shape && tensor.dtype() == entry.dtype, where, ": ", entry.name, " is ",
             name_of(tensor.dtype()), " ", tensor.shape(), ", this model expects ", name_of(entry.dtype), " ",
             entry.shape);

@@ -34,10 +34,13 @@ class MixerConfig {
   virtual std::unique_ptr<Mixer> build(const Params& params, int64_t d_model, int64_t layers) const = 0;
 };
 
+enum class RunsOn { host, host_and_gpu };
+
 struct MixerKind {
   std::string name;                          // as in ssm_cfg.layer
   std::string summary;                       // one line for help
   std::unique_ptr<MixerConfig> (*config)();  // the published defaults
+  RunsOn runs_on = RunsOn::host_and_gpu;
 };
 
 const std::vector<MixerKind>& mixer_kinds();

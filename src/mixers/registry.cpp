@@ -1,6 +1,7 @@
 // Every mixer, one line each. A table and not self-registration: the linker drops objects of a static library that
 // nobody names.
 #include "core/error.h"
+#include "mixers/attention/attention.h"
 #include "mixers/mamba/mamba.h"
 #include "mixers/mamba2/mamba2.h"
 #include "mixers/mixer.h"
@@ -13,6 +14,8 @@ const std::vector<MixerKind>& mixer_kinds() {
        [] { return std::unique_ptr<MixerConfig>(new MambaConfig); }},
       {"Mamba2", "state space dual model SSD (Dao & Gu 2024)",
        [] { return std::unique_ptr<MixerConfig>(new Mamba2Config); }},
+      {"Attention", "causal attention with softmax, RoPE or ALiBi (Vaswani et al. 2017)",
+       [] { return std::unique_ptr<MixerConfig>(new AttentionConfig); }, RunsOn::host},
   };
   return kinds;
 }

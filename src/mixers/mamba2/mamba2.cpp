@@ -19,21 +19,6 @@ Init A_log_init(const std::vector<double>& range) {
   });
 }
 
-// (t, a) and (t, b) side by side: (t, a + b).
-Var join(const Ctx& ctx, const Var& left, const Var& right) {
-  const int64_t t = left.value.size(0), a = left.value.size(1), all = a + right.value.size(1);
-  const Var joined = ctx.output(Tensor::empty({t, all}, left.value.dtype(), ctx.device));
-  joined.value.columns(0, a).copy_from(left.value);
-  joined.value.columns(a, all).copy_from(right.value);
-  if (ctx.tape)
-    ctx.tape->record("join", {}, {joined.grad}, [a, all, dleft = left.grad, dright = right.grad](const Backward& b) {
-      const GradOut left_out(dleft), right_out(dright);
-      if (left_out.out) left_out.out.copy_from(b.grad().columns(0, a));
-      if (right_out.out) right_out.out.copy_from(b.grad().columns(a, all));
-    });
-  return joined;
-}
-
 }  // namespace
 
 Fields Mamba2Config::fields() {

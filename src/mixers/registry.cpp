@@ -2,6 +2,7 @@
 // nobody names.
 #include "core/error.h"
 #include "mixers/attention/attention.h"
+#include "mixers/lstm/lstm.h"
 #include "mixers/mamba/mamba.h"
 #include "mixers/mamba2/mamba2.h"
 #include "mixers/mixer.h"
@@ -16,6 +17,8 @@ const std::vector<MixerKind>& mixer_kinds() {
        [] { return std::unique_ptr<MixerConfig>(new Mamba2Config); }},
       {"Attention", "causal attention with softmax, RoPE or ALiBi (Vaswani et al. 2017)",
        [] { return std::unique_ptr<MixerConfig>(new AttentionConfig); }, RunsOn::host},
+      {"LSTM", "long short-term memory (Hochreiter & Schmidhuber 1997)",
+       [] { return std::unique_ptr<MixerConfig>(new LstmConfig); }, RunsOn::host},
   };
   return kinds;
 }

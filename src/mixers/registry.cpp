@@ -2,6 +2,7 @@
 // nobody names.
 #include "core/error.h"
 #include "mixers/attention/attention.h"
+#include "mixers/conv/conv.h"
 #include "mixers/lstm/lstm.h"
 #include "mixers/mamba/mamba.h"
 #include "mixers/mamba2/mamba2.h"
@@ -19,6 +20,8 @@ const std::vector<MixerKind>& mixer_kinds() {
        [] { return std::unique_ptr<MixerConfig>(new AttentionConfig); }, RunsOn::host},
       {"LSTM", "long short-term memory (Hochreiter & Schmidhuber 1997)",
        [] { return std::unique_ptr<MixerConfig>(new LstmConfig); }, RunsOn::host},
+      {"Conv", "causal gated convolution with a fixed kernel",
+       [] { return std::unique_ptr<MixerConfig>(new ConvConfig); }},
   };
   return kinds;
 }

@@ -168,14 +168,34 @@ TEST(Model, ConfigsSayWhatIsWrong) {
   EXPECT_NE(message(R"({"d_model": 99999999999, "n_layer": 2, "vocab_size": 8})").find("d_model"), std::string::npos);
   EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "ssm_cfg": {"layer": "Mamba9"}})").find("Mamba1"),
             std::string::npos);
-  EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "attn_layer_idx": [1]})").find("attention"),
-            std::string::npos);
-  EXPECT_NE(message(R"({"d_model": 2560, "n_layer": 64, "vocab_size": 50277, "ssm_cfg": {"layer": "Mamba2"},
-                        "attn_layer_idx": [9, 18], "attn_cfg": {"causal": true, "num_heads": 30}})")
-                .find("attention in layer 9"),
-            std::string::npos);
-  EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "d_intermediate": 64})").find("layer 0"),
-            std::string::npos);
+  const auto attention = [&](const char* layers, const char* settings) {
+    const ModelConfig config =
+        ModelConfig::from_json(text(R"({"d_model": 12, "n_layer": 2, "vocab_size": 8, "attn_layer_idx": )", layers,
+                                    R"(, "attn_cfg": )", settings, "}"),
+                               "config.json");
+    ParamStore store({.shapes_only = true});
+    LanguageModel(store, config);
+  };
+  const auto refused = [&](const char* layers, const char* settings, const char* expected) {
+    try {
+      attention(layers, settings);
+    } catch (const Error& problem) {
+      EXPECT_NE(std::string(problem.what()).find(expected), std::string::npos) << problem.what();
+      return;
+    }
+    ADD_FAILURE() << layers << settings << " was not refused";
+  };
+  EXPECT_NO_THROW(attention("[1]", R"({"causal": true, "num_heads": 3})"));
+  EXPECT_NO_THROW(attention("[]", "{}"));
+  refused("[2]", R"({"causal": true, "num_heads": 3})", "names layer 2, expected 0 to 1");
+  refused("[1, 1]", R"({"causal": true, "num_heads": 3})", "layer 1 twice");
+  refused("[0]", R"({"num_heads": 3})", "causal is false");  // as the reference reads it
+  refused("[0]", R"({"causal": true})", "num_heads is 0");
+  refused("[0]", R"({"causal": true, "num_heads": 5})", "divisor of d_model");
+  refused("[0]", R"({"causal": true, "num_heads": 4, "num_heads_kv": 3})", "num_heads_kv");
+  refused("[0]", R"({"causal": true, "num_heads": 3, "rotary_emb_dim": 3})", "rotary_emb_dim");
+  refused("[0]", R"({"causal": true, "num_heads": 3, "rotary_emb_dim": 6})", "rotary_emb_dim");
+  refused("[0]", R"({"causal": true, "num_haeds": 3})", "num_heads");
   EXPECT_NE(message(R"({"d_model": 4, "n_layer": 2, "vocab_size": 8, "ssm_cfg": {"layer": "Mamba3"}})")
                 .find("ssm_cfg.layer, in layer 0 and all others: no mixer is called \"Mamba3\""),
             std::string::npos);

@@ -117,6 +117,12 @@ const Architecture& architecture_of(const Published& published, std::string_view
 }
 
 const Architecture& architecture_of(const ModelConfig& config) {
+  const auto refuse = [](bool asked, const auto&... what) {
+    require(!asked, "transformers has no word for ", what..., "; write the state-spaces naming instead");
+  };
+  refuse(!config.attn_layer_idx.empty(), "attention in a Mamba");
+  refuse(config.d_intermediate > 0, "MLPs in a Mamba (d_intermediate ", config.d_intermediate, ")");
+  refuse(config.learned_positions > 0, "learned positions in a Mamba");
   Kind kind = Kind::mamba2;
   if (const auto* const mamba = dynamic_cast<const MambaConfig*>(config.mixer.get()))
     kind = mamba->b_c_dt_rms_eps > 0 ? Kind::falcon_mamba : Kind::mamba;
@@ -171,15 +177,16 @@ void check_abilities(const Published& published, std::string_view where) {
   refuse(published.quantized, "quantization_config: quantised weights cannot be read; expected f32, bf16 or f16");
   refuse(published.num_experts > 1 || published.num_local_experts > 1, "num_experts is ",
          std::max(published.num_experts, published.num_local_experts), "; this version has no mixture of experts");
-  refuse(published.d_intermediate > 0, "d_intermediate is ", published.d_intermediate,
-         "; this version has no MLP blocks, in layer 0 and all others");
+  // Leftovers of a state-spaces config: what transformers builds from this file has neither.
+  refuse(published.d_intermediate > 0, "d_intermediate is ", published.d_intermediate, ", but a model of type ",
+         published.model_type, " has no MLPs, in layer 0 and all others; give the config.json of state-spaces");
   if (!published.attn_layer_idx.empty())
-    refuse(true, "attn_layer_idx asks for attention in layer ", published.attn_layer_idx[0],
-           "; this version has no attention layers");
+    refuse(true, "attn_layer_idx asks for attention in layer ", published.attn_layer_idx[0], ", but a model of type ",
+           published.model_type, " has none; give the config.json of state-spaces");
   for (size_t i = 0; i < published.layer_types.size(); ++i) {
     const std::string& type = published.layer_types[i];
     refuse(type != "linear_attention" && type != "mamba", "layer_types asks for \"", type, "\" in layer ", i,
-           "; this version has no such layers");
+           ", but a model of type ", published.model_type, " has none");
   }
 }
 

@@ -8,6 +8,15 @@
 
 namespace ssm {
 
+namespace {
+
+void check_runs_here(const std::string& mixer, const Device& device) {
+  require(!device.is_cuda() || mixer_kind(mixer).runs_on == RunsOn::host_and_gpu, "the mixer ", mixer,
+          " does not run on a GPU yet; use --device cpu");
+}
+
+}  // namespace
+
 LanguageModel::LanguageModel(ParamStore& store, const ModelConfig& config) : config_(config) {
   const Params root(store), backbone = root.sub("backbone");
   const int64_t d = config.d_model, vocab = config.padded_vocab();
@@ -15,15 +24,27 @@ LanguageModel::LanguageModel(ParamStore& store, const ModelConfig& config) : con
   const Init one = Init::constant(1);
 
   embedding_ = backbone.get("embedding.weight", {vocab, d}, Init::normal(0.02));
+  if (config.learned_positions > 0) {
+    positions_ = backbone.get("positions.weight", {config.learned_positions, d}, Init::normal(0.02), norm_flags);
+    state_spec_.push_back({"position", {1}, DType::i64});
+  }
   for (int64_t i = 0; i < config.n_layer; ++i) {
     const std::string name = std::to_string(i);
     const Params layer = backbone.sub("layers").sub(name);
+    const bool attends = config.attends(i);
+    check_runs_here(attends ? kAttention : config.layer, store.device());
     Block block{.norm = layer.get("norm.weight", {d}, one, norm_flags),
-                .mixer = config.mixer->build(layer.sub("mixer"), d, config.n_layer),
+                .mixer = (attends ? config.attention : config.mixer)->build(layer.sub("mixer"), d, config.n_layer),
                 .first_state = state_spec_.size()};
-    for (StateEntry& entry : block.mixer->state())
-      state_spec_.push_back({"layers." + name + "." + entry.name, entry.shape, entry.dtype});
+    for (StateEntry& entry : block.mixer->state()) {
+      entry.name = "layers." + name + "." + entry.name;
+      state_spec_.push_back(std::move(entry));
+    }
     block.states = state_spec_.size() - block.first_state;
+    if (config.d_intermediate > 0) {
+      block.mlp_norm = layer.get("norm2.weight", {d}, one, norm_flags);
+      block.mlp = std::make_unique<GatedMlp>(layer.sub("mlp"), d, config.d_intermediate, config.n_layer);
+    }
     blocks_.push_back(std::move(block));
   }
   final_norm_ = backbone.get("norm_f.weight", {d}, one, norm_flags);
@@ -32,20 +53,47 @@ LanguageModel::LanguageModel(ParamStore& store, const ModelConfig& config) : con
   store.expect_all_used("checkpoint", {config.tie_embeddings ? "lm_head.weight" : ""});
 }
 
+// x and the residual stream after a block.
+std::vector<Var> LanguageModel::run(const Ctx& ctx, const Block& block, const std::vector<Var>& x_and_residual,
+                                    const Seqs& seqs, State state) const {
+  const NormedResidual normed = rms_norm(ctx, x_and_residual[0], x_and_residual[1], block.norm, config_.norm_epsilon);
+  const Var mixed = block.mixer->forward(ctx, normed.y, seqs, state);
+  if (!block.mlp) return {mixed, normed.residual};
+  const NormedResidual again = rms_norm(ctx, mixed, normed.residual, block.mlp_norm, config_.norm_epsilon);
+  return {block.mlp->forward(ctx, again.y), again.residual};
+}
+
+// The place of each row in its sequence, i64 (t).
+Tensor LanguageModel::position_ids(const Ctx& ctx, const Seqs& seqs, Var* counts) const {
+  require(!ctx.device.is_cuda(), "learned positions do not run on a GPU yet; use --device cpu");
+  const std::vector<int64_t> before = token_counts(counts ? counts->value : Tensor(), seqs);
+  const Tensor ids = Tensor::empty({seqs.tokens()}, DType::i64);
+  for (int64_t s = 0; s < seqs.count(); ++s) {
+    const auto at = static_cast<size_t>(s);
+    require(before[at] >= 0 && before[at] + seqs.length(s) <= config_.learned_positions, "a sequence of ",
+            before[at] + seqs.length(s), " tokens; this model has learned positions for ", config_.learned_positions);
+    for (int64_t row = 0; row < seqs.length(s); ++row) ids.data<int64_t>()[seqs.offsets[at] + row] = before[at] + row;
+  }
+  if (counts) advance_counts(ctx, *counts, seqs);
+  return ids;
+}
+
 Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, State state) const {
   require(seqs.tokens() == ids.count(), "the sequences have ", seqs.tokens(), " tokens, found ", ids.count(), " ids");
   require(state.empty() || state.size() == state_spec_.size(), "expected ", state_spec_.size(),
           " state tensors, found ", state.size());
   Var x = embedding(ctx, ids, embedding_), residual;  // (t, d); the residual stream stays f32
+  // The first norm adds the two.
+  if (positions_) residual = embedding(ctx, position_ids(ctx, seqs, state.empty() ? nullptr : &state[0]), positions_);
   for (const Block& block : blocks_) {
     const State rows = state.empty() ? State() : state.subspan(block.first_state, block.states);
-    const auto run = [this, &block, seqs, rows](const Ctx& c, const std::vector<Var>& in) -> std::vector<Var> {
-      const NormedResidual normed = rms_norm(c, in[0], in[1], block.norm, config_.norm_epsilon);
-      return {block.mixer->forward(c, normed.y, seqs, rows), normed.residual};
+    const auto run_block = [this, &block, seqs, rows](const Ctx& c, const std::vector<Var>& in) {
+      return run(c, block, in, seqs, rows);
     };
     // The first block's residual stream is its own input, whose gradient a second run could not tell apart.
     const bool again = ctx.recompute == Recompute::blocks && state.empty() && residual;
-    const std::vector<Var> out = again ? recompute(ctx, "block", false, {x, residual}, run) : run(ctx, {x, residual});
+    const std::vector<Var> out =
+        again ? recompute(ctx, "block", false, {x, residual}, run_block) : run_block(ctx, {x, residual});
     x = out[0];
     residual = out[1];
   }

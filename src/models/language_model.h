@@ -1,11 +1,12 @@
-// The language model: embedding, a stack of equal blocks (Add -> Norm -> Mixer), a final norm, the head. It knows
-// stacking and names; what a block does to the tokens is its mixer's business.
+// The language model: embedding, a stack of blocks (Add -> Norm -> Mixer, and -> Add -> Norm -> MLP where there is
+// one), a final norm, the head. It knows stacking and names; what a block does to the tokens is its mixer's business.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "core/params.h"
+#include "models/gated_mlp.h"
 #include "models/model_config.h"
 
 namespace ssm {
@@ -33,9 +34,15 @@ class LanguageModel {
     Var norm;
     std::unique_ptr<Mixer> mixer;
     size_t first_state, states;  // its entries of the state
+    Var mlp_norm;
+    std::unique_ptr<GatedMlp> mlp;  // null: none
   };
+  std::vector<Var> run(const Ctx& ctx, const Block& block, const std::vector<Var>& x_and_residual, const Seqs& seqs,
+                       State state) const;
+  Tensor position_ids(const Ctx& ctx, const Seqs& seqs, Var* counts) const;
+
   ModelConfig config_;
-  Var embedding_, final_norm_, head_;
+  Var embedding_, positions_, final_norm_, head_;
   std::vector<Block> blocks_;
   StateSpec state_spec_;
 };

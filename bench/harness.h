@@ -123,6 +123,8 @@ void bench_ssd(Bench& bench);
 void bench_conv1d(Bench& bench);
 void bench_rms_norm(Bench& bench);
 void bench_gated_rms_norm(Bench& bench);
+void bench_attention(Bench& bench);
+void bench_lstm(Bench& bench);
 void bench_adamw(Bench& bench);
 
 }  // namespace ssm::bench

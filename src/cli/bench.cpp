@@ -160,6 +160,8 @@ class BenchCommand final : public Command {
     bench::bench_conv1d(bench);
     bench::bench_rms_norm(bench);
     bench::bench_gated_rms_norm(bench);
+    bench::bench_attention(bench);
+    bench::bench_lstm(bench);
     bench::bench_adamw(bench);
   }
 

@@ -36,27 +36,27 @@ Fields AttentionConfig::fields() {
 
 std::unique_ptr<Mixer> AttentionConfig::build(const Params& params, int64_t d_model, int64_t layers) const {
   const auto within = [](const char* name, int64_t value, int64_t low, int64_t high) {
-    require(low <= value && value <= high, "attn_cfg: ", name, " is ", value, ", expected ", low, " to ", high);
+    require(low <= value && value <= high, "attention: ", name, " is ", value, ", expected ", low, " to ", high);
   };
   require(causal,
-          "attn_cfg: causal is false, also when it is left out; expected true: a model that reads on cannot "
+          "attention: causal is false, also when it is left out; expected true: a model that reads on cannot "
           "look ahead");
   within("num_heads", num_heads, 1, 1 << 16);
   within("num_heads_kv", num_heads_kv, 0, num_heads);
-  require(num_heads_kv == 0 || num_heads % num_heads_kv == 0, "attn_cfg: num_heads_kv is ", num_heads_kv,
+  require(num_heads_kv == 0 || num_heads % num_heads_kv == 0, "attention: num_heads_kv is ", num_heads_kv,
           ", expected a divisor of num_heads, ", num_heads);
   within("head_dim", head_dim, 0, 1 << 16);
-  require(head_dim > 0 || d_model % num_heads == 0, "attn_cfg: num_heads is ", num_heads,
+  require(head_dim > 0 || d_model % num_heads == 0, "attention: num_heads is ", num_heads,
           ", expected a divisor of d_model, ", d_model, ", or a head_dim");
   const int64_t width = head_dim > 0 ? head_dim : d_model / num_heads;
   within("mlp_dim", mlp_dim, 0, 1 << 24);
   within("d_conv", d_conv, 0, 1 << 16);
   within("rotary_emb_dim", rotary_emb_dim, 0, width);
-  require(rotary_emb_dim % 2 == 0, "attn_cfg: rotary_emb_dim is ", rotary_emb_dim, ", expected an even number");
-  require(rotary_emb_base > 0 && std::isfinite(rotary_emb_base), "attn_cfg: rotary_emb_base is ", rotary_emb_base,
+  require(rotary_emb_dim % 2 == 0, "attention: rotary_emb_dim is ", rotary_emb_dim, ", expected an even number");
+  require(rotary_emb_base > 0 && std::isfinite(rotary_emb_base), "attention: rotary_emb_base is ", rotary_emb_base,
           ", expected a positive number");
   require(std::isnan(softmax_scale) || (softmax_scale > 0 && std::isfinite(softmax_scale)),
-          "attn_cfg: softmax_scale is ", softmax_scale, ", expected a positive number or null");
+          "attention: softmax_scale is ", softmax_scale, ", expected a positive number or null");
   return std::make_unique<Attention>(params, *this, d_model, layers);
 }
 

@@ -97,16 +97,16 @@ Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) 
   const auto selective_ssm = [=, this](const Ctx& c, const std::vector<Var>& in) -> std::vector<Var> {
     const Var x = conv1d(c, in[0], conv_weight_, conv_bias_, Activation::silu, seqs, conv_state);  // (t, e)
     const auto dtBC = split(c, linear(c, x, x_proj_), {r_, n_, n_});  // (t, r), (t, n), (t, n)
-    const Var dt = linear(c, normed(c, dtBC[0]), dt_proj_);           // (t, e)
     return {selective_scan(c,                                         // (t, e)
                            {.x = x,
-                            .dt = dt,
+                            .dt = normed(c, dtBC[0]),
                             .A_log = A_log_,
                             .B = normed(c, dtBC[1]),
                             .C = normed(c, dtBC[2]),
                             .D = D_,
                             .dt_bias = dt_bias_,
                             .z = in[1],
+                            .dt_weight = dt_proj_,
                             .rates = kept_rates(c)},
                            seqs, h)};
   };

@@ -8,6 +8,7 @@
 
 #include "core/cuda_kernel.cuh"
 #include "ops/linear/few_rows.h"
+#include "ops/tensor_core.cuh"
 
 namespace ssm::cuda {
 namespace {
@@ -58,25 +59,6 @@ __device__ __forceinline__ uint4 load_x(const T* row, int column, int k, bool pr
     result = load_eight<false>(row, column, k);
   }
   return result;
-}
-
-// d += a b, a (16, 16) rows of x, b (16, 8) columns of W^T.
-template <class T>
-__device__ __forceinline__ void multiply(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0,
-                                         uint32_t b1) {
-  if constexpr (std::is_same_v<T, bf16>)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, "
-        "%2, "
-        "%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
-  else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
-        "%3};"
-        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
 template <class Out>
@@ -162,8 +144,8 @@ __global__ void __launch_bounds__(kMostThreads) few_rows_tensor_kernel(const __g
       const uint4 a = x[u][0], b = kUpper ? x[u][kUpper ? 1 : 0] : make_uint4(0, 0, 0, 0);
 #pragma unroll
       for (int tile = 0; tile < kTiles; ++tile) {
-        multiply<T>(sum[tile][0], a.x, b.x, a.y, b.y, w[u][tile].x, w[u][tile].y);
-        multiply<T>(sum[tile][1], a.z, b.z, a.w, b.w, w[u][tile].z, w[u][tile].w);
+        multiply_add<T>(sum[tile][0], a.x, b.x, a.y, b.y, w[u][tile].x, w[u][tile].y);
+        multiply_add<T>(sum[tile][1], a.z, b.z, a.w, b.w, w[u][tile].z, w[u][tile].w);
       }
       if (step + u + kRing < end) {
         load_weights(u, step + u + kRing);

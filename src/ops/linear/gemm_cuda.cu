@@ -29,6 +29,7 @@ constexpr double kWorthwhile = 0.97;
 // Up to so many rows of the result, which is writing and not training, a candidate may also have other bits: the sums
 // there have to be split over more blocks than the result has tiles.
 constexpr int64_t kDecodingRows = 256;
+constexpr int64_t kCacheBytes = int64_t{128} << 20;  // more than a GPU's second-level cache holds
 
 std::atomic<bool> tf32_allowed{false};
 
@@ -238,12 +239,14 @@ bool same_bits(const Operand& c, const void* found, const void* expected, const 
   return answer.on(Device::cpu()).item<int32_t>() == 0;
 }
 
-// Seconds of one run: the median of a few, each after the one before.
-double time_of(const std::function<void()>& run, Stream stream) {
+// Seconds of one run: the median of a few, each after the one before. With `others`, as many bytes are written between
+// them as push the operands out of the cache: while a model writes, a weight comes from memory each time.
+double time_of(const std::function<void()>& run, const Tensor& others, Stream stream) {
   std::array<double, kTimedRuns> seconds{};
   run();
   Event begin, end;
   for (double& one : seconds) {
+    if (others) others.fill_zero();
     begin.record(stream);
     run();
     end.record(stream);
@@ -266,10 +269,11 @@ Algorithm fastest(const Engine& engine, const Product& product, const std::vecto
   const auto run = [&](const Algorithm& choice, void* to) {
     check(product.run(engine, choice, a, b, c, to, 1, accumulate, stream), "try an algorithm");
   };
+  const Tensor others = c.rows <= kDecodingRows ? Tensor::empty({kCacheBytes / 4}, DType::f32, device) : Tensor();
   Algorithm best = candidates.front();
-  double shortest = time_of([&] { run(best, first); }, stream);
+  double shortest = time_of([&] { run(best, first); }, others, stream);
   for (size_t i = 1; i < candidates.size(); ++i) {
-    const double seconds = time_of([&] { run(candidates[i], other.raw()); }, stream);
+    const double seconds = time_of([&] { run(candidates[i], other.raw()); }, others, stream);
     if (seconds > kWorthwhile * shortest) continue;
     if (c.rows > kDecodingRows && !same_bits(c, other.raw(), first, device, stream)) continue;
     best = candidates[i];

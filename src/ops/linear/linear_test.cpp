@@ -135,7 +135,13 @@ TEST(LinearCuda, EveryFormAtTheSizesItTakes) {
            {3, 777, 100},
            {64, 131, 70},  // rows on no boundary
            {65, 768, 80},
-           {40, 768, 1400}  // the library
+           {17, 768, 1400},
+           {40, 72, 1400},  // fewer columns than blocks want
+           {64, 776, 1403},
+           {50, 2056, 4200},
+           {64, 4096, 160},
+           {33, 128, 520},  // clusters of any size, tiles with outputs of nobody
+           {66, 768, 1400}  // the library
        })
     check_cuda(linear_case(size.t, size.columns, size.out, size.t % 2 == 0));
 }

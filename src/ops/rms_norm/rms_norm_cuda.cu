@@ -12,6 +12,7 @@ constexpr int kPack = 4;           // elements of an access: 16 bytes of f32
 constexpr int kPacks = 4;          // accesses of a thread, all under way at once
 constexpr int kBlock = 128;        // threads, unless a row needs more, up to
 constexpr int kMostThreads = 640;  // leaves a thread 96 registers: with 80 they spill
+constexpr int64_t kFewRows = 128;
 constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
 
 template <class T>
@@ -40,10 +41,19 @@ __device__ __forceinline__ void load_sum(const Forward<T>& a, int64_t row, int64
   for (int j = 0; j < kCount; ++j) r[j] += more[j];
 }
 
-template <class T>
+// kPacks accesses a thread.
+template <class T, int kPacks>
 __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
   __shared__ float scratch[kWarp];
   let_next_kernel_start();
+  float weight[kPacks][kPack];
+#pragma unroll
+  for (int i = 0; i < kPacks; ++i) {
+    const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
+#pragma unroll
+    for (int j = 0; j < kPack; ++j) weight[i][j] = 1;
+    if (kPacks == 1 && a.weight && c < a.d) load_floats(a.weight + c, weight[i]);
+  }
   wait_for_previous_kernels();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const bool mine = row < a.t;
@@ -73,10 +83,9 @@ __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
   for (int i = 0; i < kPacks; ++i) {
     const int64_t c = (static_cast<int64_t>(i) * blockDim.x + threadIdx.x) * kPack;
     if (c >= a.d) continue;
-    float weight[kPack] = {1, 1, 1, 1};
-    if (a.weight) load_floats(a.weight + c, weight);
+    if (kPacks > 1 && a.weight) load_floats(a.weight + c, weight[i]);
 #pragma unroll
-    for (int j = 0; j < kPack; ++j) r[i][j] *= scale * weight[j];  // (2)
+    for (int j = 0; j < kPack; ++j) r[i][j] *= scale * weight[i][j];  // (2)
     store_floats(a.y[row] + c, r[i]);
   }
 }
@@ -228,8 +237,8 @@ __global__ void __launch_bounds__(kBlock) any_dweight_kernel(Gradients<T> a, int
 }
 
 // Threads of a row and rows of a block.
-dim3 block_for(int64_t d) {
-  const auto across = static_cast<unsigned>(divide_up(d, kPack * kPacks * kWarp) * kWarp);
+dim3 block_for(int64_t d, int64_t packs = kPacks) {
+  const auto across = static_cast<unsigned>(divide_up(d, kPack * packs * kWarp) * kWarp);
   return {across, across >= kBlock ? 1 : kBlock / across};
 }
 
@@ -249,12 +258,14 @@ void forward(const RmsNormForward& args, Stream stream) {
                      .t = args.x.size(0),
                      .d = args.x.size(1)};
   const int64_t x_bytes = kPack * bytes_of(args.x.dtype());
-  const dim3 block = block_for(a.d);
+  // Few rows leave most of the GPU alone: then a row has all the threads it can use.
+  const bool few = a.t <= kFewRows && a.d <= int64_t{kMostThreads} * kPack;
+  const dim3 block = block_for(a.d, few ? 1 : kPacks);
   if (a.d % kPack == 0 && a.d <= kLongest && aligned(args.x, x_bytes) && aligned(args.y, x_bytes) &&
       aligned(args.residual, as_x ? x_bytes : 16) && aligned(args.sum, 16) && aligned(args.kept, x_bytes) &&
       aligned(args.weight, 16))
-    launch(kName, forward_kernel<T>, dim3(static_cast<unsigned>(divide_up(a.t, block.y))), block,
-           LaunchOptions{.early = true}, stream, a);
+    launch(kName, few ? forward_kernel<T, 1> : forward_kernel<T, kPacks>,
+           dim3(static_cast<unsigned>(divide_up(a.t, block.y))), block, LaunchOptions{.early = true}, stream, a);
   else
     launch(kName, any_forward_kernel<T>, dim3(static_cast<unsigned>(a.t)), kBlock, stream, a);
 }

@@ -1,6 +1,8 @@
 // The front of selective_scan: checks, allocation, choice of the kernel, record of the backward.
 #include "ops/selective_scan/selective_scan.h"
 
+#include "ops/linear/linear.h"
+
 namespace ssm {
 namespace {
 
@@ -14,7 +16,13 @@ void check_inputs(const ScanIn& in, const Seqs& seqs, const Var* h) {
           in.B.value.shape(), ", expected (t, e) and (t, n)");
   const int64_t t = in.x.value.size(0), e = in.x.value.size(1), n = in.B.value.size(1);
   require(seqs.tokens() == t, "selective_scan: the sequences have ", seqs.tokens(), " tokens, x has ", t);
-  check(in.dt, {t, e}, "dt");
+  if (in.dt_weight) {
+    require(in.dt.value.rank() == 2 && in.dt.value.size(0) == t, "selective_scan: dt is ", in.dt.value.shape(),
+            ", expected (", t, ", r)");
+    check(in.dt_weight, {e, in.dt.value.size(1)}, "dt_weight");
+  } else {
+    check(in.dt, {t, e}, "dt");
+  }
   check(in.A_log, {e, n}, "A_log");
   check(in.B, {t, n}, "B");
   check(in.C, {t, n}, "C");
@@ -26,6 +34,12 @@ void check_inputs(const ScanIn& in, const Seqs& seqs, const Var* h) {
   if (!h) return;
   require(h->value.rank() == 3, "selective_scan: the state is ", h->value.shape(), ", expected (slots, n, e)");
   check(*h, {h->value.size(0), n, e}, "the state");
+}
+
+// Whether a kernel multiplies dt's factors on its way.
+bool multiplies_dt(const Ctx& ctx, const ScanForward& args) {
+  if constexpr (kHasCuda) return ctx.device.is_cuda() && !ctx.tape && !ctx.kept && cuda::step_multiplies_dt(args);
+  return false;
 }
 
 }  // namespace
@@ -61,9 +75,15 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                    .D = in.D.value,
                    .dt_bias = in.dt_bias.value,
                    .z = in.z.value,
+                   .dt_weight = in.dt_weight.value,
                    .seqs = &seqs};
   if (h) args.h = ctx.tape ? h->value.clone() : h->value;
   if (!ctx.tape) args.rates = in.rates;
+  Var dt = in.dt;
+  if (in.dt_weight && !multiplies_dt(ctx, args)) {
+    dt = linear(ctx, in.dt, in.dt_weight);
+    args.dt = dt.value, args.dt_weight = {};
+  }
   if (ctx.kept && ctx.kept->second_run) {
     args.out = ctx.kept->take();
     args.starts = ctx.kept->take();
@@ -95,7 +115,7 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                     {"starts", args.starts}},
                    outputs,
                    [device = ctx.device, threads = ctx.threads, seqs, has_state = h != nullptr, dx = in.x.grad,
-                    ddt = in.dt.grad, dA_log = in.A_log.grad, dB = in.B.grad, dC = in.C.grad, dD = in.D.grad,
+                    ddt = dt.grad, dA_log = in.A_log.grad, dB = in.B.grad, dC = in.C.grad, dD = in.D.grad,
                     ddt_bias = in.dt_bias.grad, dz = in.z.grad, dh_start](const Backward& b) {
                      const GradOut x_out(dx), dt_out(ddt), A_log_out(dA_log), B_out(dB), C_out(dC), D_out(dD),
                          bias_out(ddt_bias), z_out(dz), h_out(dh_start);

@@ -24,7 +24,8 @@ namespace ssm {
 
 struct ScanIn {
   Var x, dt, A_log, B, C, D, dt_bias, z;
-  Tensor rates;  // scan_rates(ctx, A_log), or absent; not looked at under a tape
+  Var dt_weight;  // (e, r) or absent; with it dt is (t, r), and dt dt_weight^T takes its place above
+  Tensor rates;   // scan_rates(ctx, A_log), or absent; not looked at under a tape
 };
 
 // What a call makes of A_log before it begins: -exp(A_log) log2(e), f32 (n, e). One token costs as much exponential for
@@ -41,6 +42,7 @@ inline constexpr int64_t kScanChunkCuda = 16;
 
 struct ScanForward {
   Tensor x, dt, A_log, B, C, D, dt_bias, z, rates;
+  Tensor dt_weight;  // on cuda, where step_multiplies_dt; else absent
   const Seqs* seqs;
   Tensor h;    // (slots, n, e) advanced in place, or absent
   Tensor out;  // (t, e)
@@ -72,6 +74,8 @@ void selective_scan_backward(const ScanBackward&, Threads&);
 }  // namespace cpu
 namespace cuda {
 void scan_rates(const Tensor& A_log, const Tensor& rates, Stream);
+// Whether selective_scan_forward takes these with a dt_weight: one token each, in the common sizes.
+bool step_multiplies_dt(const ScanForward&);
 void selective_scan_forward(const ScanForward&, Stream);
 void selective_scan_backward(const ScanBackward&, Stream);
 }  // namespace cuda

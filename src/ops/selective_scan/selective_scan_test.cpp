@@ -228,6 +228,68 @@ TEST(SelectiveScan, RatesKeptFromBeforeGiveTheSameBits) {
   }
 }
 
+// Decoding: one token for each of many sequences, with one to four sequences a warp.
+TEST(SelectiveScanCuda, AStepOfManySequencesAgreesWithRef) {
+  const Device gpu = test_devices().front().first;
+  if (skipped_for_want_of_gpu() || !gpu.is_cuda()) return;
+  constexpr int64_t n = 16;
+  struct Size {
+    int64_t sequences, e, r;  // r: 0, or dt comes as factors
+  };
+  for (const auto& [sequences, e, r] : {Size{1, 20, 0},
+                                        {1, 36, 48},
+                                        {3, 132, 0},
+                                        {5, 100, 24},
+                                        {33, 2048, 0},
+                                        {40, 2044, 160},
+                                        {66, 3076, 0},
+                                        {69, 3076, 72},
+                                        {7, 64, 168},  // factors that are multiplied before
+                                        {7, 64, 13}})
+    for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+      std::vector<int64_t> slots;  // any order, with gaps
+      for (int64_t s = 0; s < sequences; ++s) slots.push_back((s * 5 + 3) % sequences * 2 + 1);
+      const Seqs seqs = Seqs::ragged(std::vector<int64_t>(static_cast<size_t>(sequences), 1), slots);
+      const auto input = [&](const char* name, const Shape& shape, DType stored, double low, double high) {
+        return random_tensor(name, shape, DType::f32, low, high).to(stored);
+      };
+      const Tensor x = input("x", {sequences, e}, dtype, -1, 1),
+                   dt = input("dt", {sequences, r > 0 ? r + 2 * n : e}, dtype, -3, 1),
+                   dt_weight = input("dt_weight", {e, std::max<int64_t>(r, 1)}, dtype, -0.1, 0.1),
+                   BC = input("B, C", {sequences, 2 * n}, dtype, -1, 1), z = input("z", {sequences, e}, dtype, -2, 2),
+                   A_log = input("A_log", {e, n}, DType::f32, -1, 1.5), D = input("D", {e}, DType::f32, -1, 1),
+                   bias = input("bias", {e}, DType::f32, -1, 1),
+                   h = input("h", {2 * sequences + 1, n, e}, DType::f32, -1, 1);
+      const auto run = [&](const Device& device, DType activations, DType parameters) {
+        const auto there = [&](const Tensor& tensor, DType stored) { return Var{tensor.to(stored).on(device), {}}; };
+        const Ctx ctx{device, &test_threads()};
+        const Var rates_of = there(A_log, parameters), wide = there(BC, activations);
+        ScanIn in{.x = there(x, activations),
+                  .dt = there(dt, activations),
+                  .A_log = rates_of,
+                  .B = {wide.value.columns(0, n), {}},
+                  .C = {wide.value.columns(n, 2 * n), {}},
+                  .D = there(D, parameters),
+                  .dt_bias = there(bias, parameters),
+                  .z = there(z, activations),
+                  .rates = scan_rates(ctx, rates_of.value)};
+        if (r > 0) {
+          in.dt = {in.dt.value.columns(0, r), {}};
+          in.dt_weight = there(dt_weight, activations);
+        }
+        Var state{h.to(parameters).on(device).clone(), {}};
+        const Tensor y = selective_scan(ctx, in, seqs, &state).value;
+        return std::pair{y.on(Device::cpu()).to(DType::f32), state.value.on(Device::cpu()).to(DType::f32)};
+      };
+      const auto found = run(gpu, dtype, DType::f32), expected = run(Device::ref(), DType::f64, DType::f64);
+      const std::string what = text(sequences, " sequences, e ", e, ", r ", r, ", ", name_of(dtype));
+      // dt is rounded where it is multiplied before.
+      const double near = std::max(tolerance(dtype, 4 * n), tolerance(DType::f32, 4 * n));
+      expect_near(found.first, expected.first, near, what);
+      expect_near(found.second, expected.second, r > 0 ? near : tolerance(DType::f32, 4 * n), what + ", states");
+    }
+}
+
 TEST(SelectiveScan, NotANumberStaysInItsChannelAndAfterItsToken) {
   // In the step size, and in A, where the exponential alone must carry it: h is NaN from the second token on at the
   // latest (the first multiplies a state of zero). Both signs of NaN: hardware treats them differently.

@@ -121,57 +121,73 @@ struct Walker {
     }
   }
 
-  // bf16: sums over states and over channels by the tensor cores, from the states rounded to bf16.
+  // The sum over states of two tokens' values times those of the operand: rows of the sum are channels, of the even
+  // token in the upper half, of the odd one in the lower; its columns are tokens, of which `here` are these two.
+  __device__ __forceinline__ static void project(float (&sum)[4], const float (&even)[4], const float (&odd)[4],
+                                                 const float (&operand)[4], bool here) {
+#pragma unroll
+    for (int j = 0; j < 4; j += 2)
+      multiply_add_tf32(sum, even[j], odd[j], even[j + 1], odd[j + 1], here ? operand[j] : 0,
+                        here ? operand[j + 1] : 0);
+  }
+  // bf16: sums by the tensor cores, over states from tf32, over channels from the states rounded to bf16. Eight tokens
+  // share the accumulators, of which they are the columns.
   __device__ __forceinline__ void walk_sixteen(int buffer) {
+    const int channel = warp * kWarpChannels + row;
     float h[4], decays[kTile][4];
     States16 states[kTile];
     load_start(h, buffer, 0);
 #pragma unroll
-    for (int s = 0; s < kTile; ++s) {
-      step(h, decays[s], s);
-      states[s] = States16::of(h);
+    for (int first = 0; first < kTile; first += 8) {
+      float C[4], y[4] = {};
+      load_floats(&shared.C[first + row][4 * quarter], C);
+#pragma unroll
+      for (int s = first; s < first + 8; s += 2) {
+        float even[4];
+        step(h, decays[s], s);
+#pragma unroll
+        for (int j = 0; j < 4; ++j) even[j] = h[j];
+        step(h, decays[s + 1], s + 1);
+        states[s] = States16::of(even), states[s + 1] = States16::of(h);
+        project(y, even, h, C, row / 2 == (s - first) / 2);  // (11)
+      }
+      const int t = first + 2 * quarter;
+      shared.y[t][channel] = y[0], shared.y[t + 1][channel] = y[3];
     }
 #pragma unroll
     for (int first = kTile - 8; first >= 0; first -= 8) {
-      // Of eight tokens: columns of the accumulators are tokens. Rows of y, dinput and ddelta are channels, of the
-      // pairs' even tokens in the upper half, of the odd ones in the lower; rows of dB and dC are states.
       const int mine = first + row;
-      const uint2 C16 = *reinterpret_cast<const uint2*>(&shared.C16[mine][2 * quarter]);
-      const uint2 B16 = *reinterpret_cast<const uint2*>(&shared.B16[mine][2 * quarter]);
+      float B[4], dinput[4] = {}, ddelta[4] = {}, dC[4] = {}, dB[4] = {}, ddeltas[2][2];
+      load_floats(&shared.B[mine][4 * quarter], B);
       const uint32_t dy16 = shared.dy16[mine][4 * warp + quarter], input16 = shared.input16[mine][4 * warp + quarter];
-      float y[4] = {}, dinput[4] = {}, ddelta[4] = {}, dC[4] = {}, dB[4] = {}, ddeltas[2][2];
 #pragma unroll
       for (int pair = 3; pair >= 0; --pair) {
-        States16 gs[2];
+        float gs[2][4];
 #pragma unroll
         for (int u = 1; u >= 0; --u) {
           const int s = first + 2 * pair + u;
-          float g[4], before[4], C[4];
+          float before[4], C[4];
           if (s == 0) {
             load_start(before, buffer, 0);
           } else {
 #pragma unroll
             for (int j = 0; j < 4; ++j) before[j] = states[s == 0 ? 0 : s - 1][j];
           }
-          const float2 output = shared.delta_dy[s][Shared::slot(warp * kWarpChannels + row)];
+          const float2 output = shared.delta_dy[s][Shared::slot(channel)];
           load_floats(&shared.C[s][4 * quarter], C);
-          step_back(g, ddeltas[pair % 2][u], decays[s], before, output.x, output.y, C);
-          gs[u] = States16::of(g);
+          step_back(gs[u], ddeltas[pair % 2][u], decays[s], before, output.x, output.y, C);
         }
-        const States16 &even = states[first + 2 * pair], &odd = states[first + 2 * pair + 1];
-        const bool here = row / 2 == pair;
-        multiply_add(y, even.low, odd.low, even.high, odd.high, here ? C16.x : 0, here ? C16.y : 0);
-        multiply_add(dinput, gs[0].low, gs[1].low, gs[0].high, gs[1].high, here ? B16.x : 0, here ? B16.y : 0);
+        project(dinput, gs[0], gs[1], B, row / 2 == pair);  // (16)
         const bool is_even = row == 2 * pair, is_odd = row == 2 * pair + 1;
-        const States16 h0 = transpose(even), h1 = transpose(odd), g0 = transpose(gs[0]), g1 = transpose(gs[1]);
-        multiply_add(dC, h0.low, h0.high, h1.low, h1.high, is_even ? dy16 : 0, is_odd ? dy16 : 0);
-        multiply_add(dB, g0.low, g0.high, g1.low, g1.high, is_even ? input16 : 0, is_odd ? input16 : 0);
+        const States16 h0 = transpose(states[first + 2 * pair]), h1 = transpose(states[first + 2 * pair + 1]),
+                       g0 = transpose(States16::of(gs[0])), g1 = transpose(States16::of(gs[1]));
+        multiply_add(dC, h0.low, h0.high, h1.low, h1.high, is_even ? dy16 : 0, is_odd ? dy16 : 0);        // (14)
+        multiply_add(dB, g0.low, g0.high, g1.low, g1.high, is_even ? input16 : 0, is_odd ? input16 : 0);  // (15)
         if (pair % 2 == 0)
           multiply_add_tf32(ddelta, ddeltas[0][0], ddeltas[0][1], ddeltas[1][0], ddeltas[1][1],
                             row == 2 * pair ? 1.0f : 0.0f, row == 2 * pair + 2 ? 1.0f : 0.0f);
       }
-      const int t = first + 2 * quarter, channel = warp * kWarpChannels + row;
-      shared.y[t][channel] = y[0], shared.y[t + 1][channel] = y[3];
+      const int t = first + 2 * quarter;
       shared.dinput[t][channel] = dinput[0], shared.dinput[t + 1][channel] = dinput[3];
       shared.ddelta[t][channel] = ddelta[0], shared.ddelta[t + 1][channel] = ddelta[2];
       auto& shares = shared.dBC[warp];

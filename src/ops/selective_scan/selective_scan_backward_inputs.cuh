@@ -117,8 +117,8 @@ struct alignas(16) SharedBackward {
   float2 delta_input[kChunk][kBlockChannels], delta_dy[kChunk][kBlockChannels];
   float slope[kChunk][kBlockChannels], gate[kChunk][kBlockChannels];
   float B[kChunk][kStates], C[kChunk][kStates];
-  // The same in pairs of bf16.
-  uint32_t B16[kChunk][kStates / 2], C16[kChunk][kStates / 2], dy16[kChunk][kRow16], input16[kChunk][kRow16];
+  // dy and delta x in pairs of bf16.
+  uint32_t dy16[kChunk][kRow16], input16[kChunk][kRow16];
   float second_start[kThreads][4];  // the state before a lane's second tile
   // Sums over states; sums over a warp's channels: dB, then dC.
   float y[kChunk][kRow], dinput[kChunk][kRow], ddelta[kChunk][kRow], dBC[kWarps][kChunk][kRow];
@@ -155,8 +155,8 @@ template <class T, BackwardOutput kOutput>
 struct BlockInputs {
   using Shared = SharedBackward<T>;
   static constexpr bool kAll = kOutput == BackwardOutput::all;
-  // tf32 cuts the summands of ddelta after 11 bits, by 0.72 2^-11 on average.
-  static constexpr float kLn2Mended = Shared::kSixteen ? kLn2 * (1 + 0.72f / 2048) : kLn2;
+  // tf32 cuts what is summed over states after 11 bits, by 0.72 2^-11 on average, which this mends.
+  static constexpr float kMend = Shared::kSixteen ? 1 + 0.72f / 2048 : 1;
   const BackwardArgs<T>& args;
   Shared& shared;
 
@@ -282,9 +282,6 @@ struct BlockInputs {
       unpack(low, from);
       unpack(high, from + 8);
       store_floats((is_B ? shared.B : shared.C)[t] + 4 * quarter, {low[0], low[1], high[0], high[1]});
-      if constexpr (Shared::kSixteen && kAll)
-        *reinterpret_cast<uint2*>((is_B ? shared.B16 : shared.C16)[t] + 2 * quarter) =
-            make_uint2(reinterpret_cast<const uint32_t*>(from)[0], reinterpret_cast<const uint32_t*>(from)[4]);
     }
   }
   // Delta (9) and its derivative, sigmoid(v).
@@ -366,9 +363,9 @@ struct BlockInputs {
 #pragma unroll
       for (int k = i; k < i + 2; ++k) {
         const float delta = pair[2 * (k - i)], dy = pair[2 * (k - i) + 1];
-        dz[k] = gate[k] * (y[k] + D[k] * x[k]);                           // (19)
-        dx[k] = dinput[k] * delta + dy * D[k];                            // (16)
-        ddt[k] = (ddelta[k] * kLn2Mended + dinput[k] * x[k]) * slope[k];  // (17)
+        dz[k] = gate[k] * (y[k] * kMend + D[k] * x[k]);                       // (19)
+        dx[k] = dinput[k] * (delta * kMend) + dy * D[k];                      // (16)
+        ddt[k] = (ddelta[k] * kLn2 + dinput[k] * x[k]) * (slope[k] * kMend);  // (17)
         dD[k] += dy * x[k];
         dbias[k] += ddt[k];
       }

@@ -54,7 +54,7 @@ struct ScanShape {
   static constexpr int kStrip = 16 / sizeof(T), kStrips = kWidth / kStrip, kRows = kHelpers / kStrips,
                        kItems = tile / kRows;
   static_assert(kHelpers % kStrips == 0 && tile % kRows == 0 && tile % group == 0 && tile >= 2 * group &&
-                (kScanChunkCuda % tile == 0 || tile % kScanChunkCuda == 0) && kScanChunkCuda % group == 0);
+                tile % kScanChunkCuda == 0 && kScanChunkCuda % group == 0);
   static_assert(channels > 1 || group % 2 == 0);
 };
 

@@ -64,21 +64,21 @@ struct Scanner {
           to[static_cast<int64_t>(state + i) * args.e + channel + j] = h[j][i];
   }
 
-  // (n, e), on the tape.
+  // A lane's states on the tape; `to` is the first of them in (n, e).
   __device__ void store_start(Rounded<T>* to) const {
 #pragma unroll
     for (int i = 0; i < kStates; ++i) {
       if (state + i >= args.n) break;
-      Rounded<T>* at = to + static_cast<int64_t>(state + i) * args.e + channel;
 #pragma unroll
       for (int j = 0; j < kChannels; j += 2) {
+        Rounded<T>* at = to + static_cast<int64_t>(i) * args.e + j;
         if constexpr (kChannels > 1 && std::is_same_v<T, bf16>)
           if (args.e % 2 == 0 && channel + j < args.e) {
-            *reinterpret_cast<__nv_bfloat162*>(at + j) = __floats2bfloat162_rn(h[j][i], h[j + 1][i]);
+            *reinterpret_cast<__nv_bfloat162*>(at) = __floats2bfloat162_rn(h[j][i], h[j + 1][i]);
             continue;
           }
-        if (channel + j < args.e) at[j] = from_float<Rounded<T>>(h[j][i]);
-        if (kChannels > 1 && channel + j + 1 < args.e) at[j + 1] = from_float<Rounded<T>>(h[(j + 1) % kChannels][i]);
+        if (channel + j < args.e) at[0] = from_float<Rounded<T>>(h[j][i]);
+        if (kChannels > 1 && channel + j + 1 < args.e) at[1] = from_float<Rounded<T>>(h[(j + 1) % kChannels][i]);
       }
     }
   }
@@ -180,8 +180,9 @@ struct Scanner {
     }
   }
 
-  // `starts`: where the state before the next chunk goes, or null.
+  // `starts`: where this lane's states before the next chunk go, or null.
   __device__ void walk(int tile, Rounded<T>*& starts) {
+    const int64_t left = block.length - static_cast<int64_t>(tile) * S::kTile;
     Inputs in, in_next, in_after;
     Matrices matrices, matrices_next;
     Decays decays, decays_next;
@@ -198,8 +199,7 @@ struct Scanner {
         decay(decays_next, in_next);
       }
       if constexpr (kOutput == ScanOutput::all)
-        if (const int64_t token = static_cast<int64_t>(tile) * S::kTile + t;
-            starts && token % kScanChunkCuda == 0 && token < block.length) {
+        if (t % kScanChunkCuda == 0 && starts && t < left) {
           store_start(starts);
           starts += static_cast<int64_t>(args.n) * args.e;
         }
@@ -220,7 +220,9 @@ struct Scanner {
 
   __device__ void run() {
     const int64_t states = static_cast<int64_t>(args.n) * args.e;
-    Rounded<T>* starts = kOutput == ScanOutput::all && args.starts ? args.starts + first_chunk() * states : nullptr;
+    Rounded<T>* starts = nullptr;
+    if (kOutput == ScanOutput::all && args.starts)
+      starts = args.starts + first_chunk() * states + static_cast<int64_t>(state) * args.e + channel;
     for (int tile = 0; tile < block.tiles; ++tile) {
       block.full.wait(tile);
       walk(tile, starts);

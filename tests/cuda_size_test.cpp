@@ -170,7 +170,7 @@ TEST(CudaSize, ScanOfSome60000TokensIsRight) {
     const double limit = tolerance(DType::bf16, 1);
     expect_near(columns(found.out).clone(), out.value, limit, "out");
     // The backward rounds the states of a tile to bf16, the terms of these sums, and so few channels average little.
-    const double gradient_limit = 2 * limit;
+    const double gradient_limit = 3 * limit;
     expect_near(columns(found.dx).clone(), in.x.grad->value, limit, "dx");
     expect_near(columns(found.ddt).clone(), in.dt.grad->value, limit, "ddt");
     expect_near(columns(found.dz).clone(), in.z.grad->value, limit, "dz");

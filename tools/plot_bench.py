@@ -10,11 +10,12 @@ import argparse
 import csv
 import math
 import pathlib
+import textwrap
 from xml.sax.saxutils import escape
 
 OURS, RIVAL, LIMIT, INK, GRID = "#1f6f5c", "#b9b4a7", "#c0392b", "#22252a", "#e4e1da"
 LABELS, PLOT, VALUES = 250, 470, 80  # widths, left to right
-BAR, GAP, HEAD, FOOT = 13, 11, 64, 44  # heights
+BAR, GAP, HEAD, FOOT = 13, 11, 64, 58  # heights
 
 
 def read(path):
@@ -59,7 +60,8 @@ def chart(title, remark, unit, bars, log):
         out.append(f'<path d="M{at(value):.1f} {HEAD - 6}V{bottom}" stroke="{GRID}"/>')
         out.append(f'<text x="{at(value):.1f}" y="{bottom + 14}" text-anchor="middle">{value:,.10g}</text>')
     out.append(f'<text x="{LABELS + PLOT + 12}" y="{bottom + 14}">{escape(unit)}</text>')
-    out.append(f'<text x="12" y="{height - 8}" font-size="10" fill="#777">{escape(remark)}</text>')
+    for index, line in enumerate(textwrap.wrap(remark, 140)[:2]):
+        out.append(f'<text x="12" y="{height - 22 + 13 * index}" font-size="10" fill="#777">{escape(line)}</text>')
     for index, (label, ours, rival, limit) in enumerate(bars):
         y = HEAD + index * step
         out.append(f'<text x="{LABELS - 8}" y="{y + BAR + 4}" text-anchor="end">{escape(label)}</text>')

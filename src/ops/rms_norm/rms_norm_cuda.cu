@@ -12,7 +12,7 @@ constexpr int kPack = 4;           // elements of an access: 16 bytes of f32
 constexpr int kPacks = 4;          // accesses of a thread, all under way at once
 constexpr int kBlock = 128;        // threads, unless a row needs more, up to
 constexpr int kMostThreads = 640;  // leaves a thread 96 registers: with 80 they spill
-constexpr int64_t kFewRows = 128;
+constexpr int64_t kFewRows = 128;  // up to as many a row has a thread for each access
 constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
 
 template <class T>
@@ -25,6 +25,7 @@ struct Forward {
   Rows<float> sum;
   float* scale;
   int64_t t, d;
+  bool early;  // nobody in front has written the weight
 };
 
 // r of (1), kCount neighbours.
@@ -41,11 +42,12 @@ __device__ __forceinline__ void load_sum(const Forward<T>& a, int64_t row, int64
   for (int j = 0; j < kCount; ++j) r[j] += more[j];
 }
 
-// kPacks accesses a thread.
+// kPacks accesses a thread. A row's only one leaves registers for the weights, which are read ahead.
 template <class T, int kPacks>
 __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
   __shared__ float scratch[kWarp];
   let_next_kernel_start();
+  if (!a.early) wait_for_previous_kernels();
   float weight[kPacks][kPack];
 #pragma unroll
   for (int i = 0; i < kPacks; ++i) {
@@ -54,7 +56,7 @@ __global__ void __launch_bounds__(kMostThreads) forward_kernel(Forward<T> a) {
     for (int j = 0; j < kPack; ++j) weight[i][j] = 1;
     if (kPacks == 1 && a.weight && c < a.d) load_floats(a.weight + c, weight[i]);
   }
-  wait_for_previous_kernels();
+  if (a.early) wait_for_previous_kernels();
   const int64_t row = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   const bool mine = row < a.t;
   float r[kPacks][kPack], squares = 0;
@@ -256,7 +258,8 @@ void forward(const RmsNormForward& args, Stream stream) {
                      .sum = rows<float>(args.sum),
                      .scale = elements<float>(args.scale),
                      .t = args.x.size(0),
-                     .d = args.x.size(1)};
+                     .d = args.x.size(1),
+                     .early = recording(args.x.device())};
   const int64_t x_bytes = kPack * bytes_of(args.x.dtype());
   // Few rows leave most of the GPU alone: then a row has all the threads it can use.
   const bool few = a.t <= kFewRows && a.d <= int64_t{kMostThreads} * kPack;

@@ -22,6 +22,7 @@ endfunction()
 
 ssm_find_library(highway hwy/highway.h hwy)
 ssm_find_library(openblas cblas.h openblas openblas-pthread)  # the folder of Debian's variant with its own threads
+ssm_find_library(kissfft kissfft/kiss_fftr.h kissfft-float)
 ssm_find_library(pcre2 pcre2.h pcre2-8)
 ssm_find_library(utf8proc utf8proc.h utf8proc)
 ssm_find_library(sentencepiece sentencepiece_processor.h sentencepiece)

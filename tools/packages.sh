@@ -9,6 +9,7 @@ cmake                describes the build
 ninja-build          runs the build
 libhwy-dev           Highway: portable SIMD, instructions chosen when the program runs
 libopenblas-dev      matrix products on the CPU
+libkissfft-dev       kissfft: Fourier transforms on the CPU (BSD licence; FFTW's would bind the program)
 nlohmann-json3-dev   reads and writes JSON
 libedit-dev          edits the line of `ssm generate --interactive` (BSD licence; GNU readline would bind the program)
 libpcre2-dev         PCRE2: the regular expressions of tokenizer files

@@ -157,7 +157,7 @@ void bench_step(Bench& bench, const TrainCase& c, Json& out) {
     model->params().mark_on(tape);
     tape.backward(model->lm().loss(bench.ctx(&tape), data.only().inputs, data.only().targets, seqs));
     const double queued = seconds_since(start);
-    optimizer.update(bench.ctx(), {}, 1e-4, step);
+    optimizer.update(bench.ctx(), {}, 1e-4, 1e-4, step);
     marks.add("optimizer");
     const std::map<std::string, double> spent = marks.seconds();
     if (step <= kUnmeasured) continue;

@@ -132,7 +132,7 @@ double Engine::train_step(const Tensor& ids, const TrainStep& step) {
   const double value = loss.value.on(Device::cpu()).to(DType::f64).item<double>();
   tape.backward(loss);
   const Ctx update{.device = ctx.device, .threads = ctx.threads};
-  parts_->optimizer->update(update, config, step.lr, parts_->steps + 1);
+  parts_->optimizer->update(update, config, step.lr, step.lr, parts_->steps + 1);
   ++parts_->steps;
   return value;
 }

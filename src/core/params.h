@@ -38,6 +38,7 @@ class Init {
 struct Flags {
   bool no_decay = false;  // weight decay leaves it alone
   bool keep_f32 = false;  // f32 also in a bf16 or f16 model (in an f64 model everything is f64)
+  double lr = 0;          // peak learning rate of its own, whose schedule is the run's; 0: the run's
 };
 
 struct Param {

@@ -47,7 +47,7 @@ Optimizer::Optimizer(const ParamStore& params) : params_(params) {
   }
 }
 
-double Optimizer::update(const Ctx& ctx, const OptimizerConfig& config, double lr, int64_t step) {
+double Optimizer::update(const Ctx& ctx, const OptimizerConfig& config, double lr, double peak_lr, int64_t step) {
   std::vector<AdamWItem> items;
   for (size_t i = 0; i < moments_.size(); ++i) {
     const Param& param = *params_.all()[i];
@@ -57,7 +57,8 @@ double Optimizer::update(const Ctx& ctx, const OptimizerConfig& config, double l
                      .m = moments_[i].m,
                      .v = moments_[i].v,
                      .copy = param.master ? param.var.value : Tensor(),
-                     .weight_decay = decays(param) ? config.weight_decay : 0.0});
+                     .weight_decay = decays(param) ? config.weight_decay : 0.0,
+                     .lr_scale = param.flags.lr > 0 && peak_lr > 0 ? param.flags.lr / peak_lr : 1.0});
   }
   const double norm = adamw(
       ctx, items,

@@ -1,6 +1,7 @@
 // AdamW over all parameters of a model, with clipping by the global norm. What is updated, and the moments, are f32
 // also where a model computes in bf16 or f16. Weight decay falls on parameters of two or more dimensions that are not
-// marked no_decay.
+// marked no_decay. `lr` is this step's rate, peak_lr its largest in the run: a parameter that declares a rate of its
+// own follows the same curve from that.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,7 @@ class Optimizer {
 
   // One update from the gradients in the store; `step` counts from 1. Returns the global norm before clipping. A
   // gradient that is NaN or infinite throws Error naming step and parameter, and nothing is changed.
-  double update(const Ctx& ctx, const OptimizerConfig& config, double lr, int64_t step);
+  double update(const Ctx& ctx, const OptimizerConfig& config, double lr, double peak_lr, int64_t step);
 
   // The moments as "m.NAME" and "v.NAME", on the host: those of a GPU are copies, others share memory with this.
   NamedTensors tensors() const;

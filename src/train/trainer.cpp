@@ -89,7 +89,7 @@ StepResult Trainer::step() {
   StepResult result{.step = state_.step + 1, .lr = learning_rate(state_.config.rate, state_.step + 1)};
   result.loss = accumulate_gradients();
   if (!std::isfinite(result.loss)) explain_loss(result.loss);
-  result.grad_norm = optimizer_.update(ctx_, state_.config.optimizer, result.lr, result.step);
+  result.grad_norm = optimizer_.update(ctx_, state_.config.optimizer, result.lr, state_.config.rate.lr, result.step);
   result.tokens = step_tokens_;
   result.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
   state_.step = result.step;

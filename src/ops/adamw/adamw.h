@@ -23,8 +23,7 @@ struct AdamWItem {
   Tensor m, v;
   Tensor copy;  // bf16 or f16: gets the new value, rounded. May be absent
   double weight_decay = 0;
-
-  double decay(double lr) const { return 1 - lr * weight_decay; }
+  double lr_scale = 1;  // of the step's lr
 };
 
 struct AdamWStep {
@@ -33,7 +32,10 @@ struct AdamWStep {
   int64_t step = 1;
 
   double scale(double norm) const { return clip > 0 ? std::min(1.0, clip / (norm + 1e-6)) : 1.0; }
-  double rate() const { return lr / (1 - std::pow(beta1, static_cast<double>(step))); }
+  double decay(const AdamWItem& item) const { return 1 - lr * item.lr_scale * item.weight_decay; }
+  double rate(const AdamWItem& item) const {
+    return lr * item.lr_scale / (1 - std::pow(beta1, static_cast<double>(step)));
+  }
   double root_correction() const { return 1 / std::sqrt(1 - std::pow(beta2, static_cast<double>(step))); }
 };
 

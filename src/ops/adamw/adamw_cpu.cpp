@@ -22,7 +22,7 @@ void adamw_update(const AdamWItem& item, const AdamWStep& step, double gradient_
   const hn::ScalableTag<float> d;
   const auto constant = [&](double value) { return hn::Set(d, static_cast<float>(value)); };
   const auto towards_g = constant(1 - step.beta1), beta2 = constant(step.beta2), rest2 = constant(1 - step.beta2);
-  const auto eps = constant(step.eps), decay = constant(item.decay(step.lr)), rate = constant(step.rate());
+  const auto eps = constant(step.eps), decay = constant(step.decay(item)), rate = constant(step.rate(item));
   const auto correction = constant(step.root_correction()), scale = constant(gradient_scale);
   float *w = item.value.data<float>(), *m = item.m.data<float>(), *v = item.v.data<float>();
   const float* gradient = item.gradient.data<float>();

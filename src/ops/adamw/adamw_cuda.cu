@@ -22,7 +22,7 @@ struct Entry {
   void* copy;
   int64_t count;
   int64_t first_block;
-  float decay;
+  float decay, rate;
   Copy copy_type;
   int packs;  // whether all pointers allow packs of 4
 };
@@ -103,15 +103,15 @@ __global__ void __launch_bounds__(kNormThreads)
 }
 
 struct Constants {
-  float towards_g, beta2, rest2, eps, rate, correction;
+  float towards_g, beta2, rest2, eps, correction;
 };
 
-__device__ __forceinline__ void change(const Constants& c, float decay, float scale, float gradient, float& w, float& m,
-                                       float& v) {
-  const float g = gradient * scale;                                  // (1)
-  m = fmaf(g - m, c.towards_g, m);                                   // (2)
-  v = fmaf(g * g, c.rest2, v * c.beta2);                             // (2)
-  w = w * decay - c.rate * m / fmaf(sqrtf(v), c.correction, c.eps);  // (3)
+__device__ __forceinline__ void change(const Constants& c, float decay, float rate, float scale, float gradient,
+                                       float& w, float& m, float& v) {
+  const float g = gradient * scale;                                // (1)
+  m = fmaf(g - m, c.towards_g, m);                                 // (2)
+  v = fmaf(g * g, c.rest2, v * c.beta2);                           // (2)
+  w = w * decay - rate * m / fmaf(sqrtf(v), c.correction, c.eps);  // (3)
 }
 
 __global__ void __launch_bounds__(kThreads)
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kThreads)
   const auto scale = static_cast<float>(result->scale);
   const Piece piece = piece_of(table);
   const Entry& entry = piece.entry;
-  const float decay = entry.decay;
+  const float decay = entry.decay, rate = entry.rate;
 #pragma unroll 2
   for (int64_t i = piece.begin + kPack * threadIdx.x; i < piece.packed; i += kPack * kThreads) {
     float g[kPack], w[kPack], m[kPack], v[kPack];
@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(kThreads)
     load_floats<kPack>(entry.m + i, m);
     load_floats<kPack>(entry.v + i, v);
 #pragma unroll
-    for (int k = 0; k < kPack; ++k) change(constants, decay, scale, g[k], w[k], m[k], v[k]);
+    for (int k = 0; k < kPack; ++k) change(constants, decay, rate, scale, g[k], w[k], m[k], v[k]);
     store_floats<kPack>(entry.value + i, w);
     store_floats<kPack>(entry.m + i, m);
     store_floats<kPack>(entry.v + i, v);
@@ -138,13 +138,13 @@ __global__ void __launch_bounds__(kThreads)
     if (entry.copy_type == Copy::f16) store_floats<kPack>(static_cast<f16*>(entry.copy) + i, w);
   }
   for (int64_t i = piece.packed + threadIdx.x; i < piece.end; i += kThreads) {
-    change(constants, decay, scale, entry.gradient[i], entry.value[i], entry.m[i], entry.v[i]);
+    change(constants, decay, rate, scale, entry.gradient[i], entry.value[i], entry.m[i], entry.v[i]);
     if (entry.copy_type == Copy::bf16) static_cast<bf16*>(entry.copy)[i] = from_float<bf16>(entry.value[i]);
     if (entry.copy_type == Copy::f16) static_cast<f16*>(entry.copy)[i] = from_float<f16>(entry.value[i]);
   }
 }
 
-std::vector<Table> tables_of(std::span<const AdamWItem> items, double lr) {
+std::vector<Table> tables_of(std::span<const AdamWItem> items, const AdamWStep& step) {
   std::vector<Table> tables;
   for (const AdamWItem& item : items) {
     if (item.value.count() == 0) continue;
@@ -164,7 +164,8 @@ std::vector<Table> tables_of(std::span<const AdamWItem> items, double lr) {
                                     .copy = item.copy.raw(),
                                     .count = item.value.count(),
                                     .first_block = table.blocks,
-                                    .decay = static_cast<float>(item.decay(lr)),
+                                    .decay = static_cast<float>(step.decay(item)),
+                                    .rate = static_cast<float>(step.rate(item)),
                                     .copy_type = !item.copy                         ? Copy::none
                                                  : item.copy.dtype() == DType::bf16 ? Copy::bf16
                                                                                     : Copy::f16,
@@ -177,7 +178,7 @@ std::vector<Table> tables_of(std::span<const AdamWItem> items, double lr) {
 }  // namespace
 
 double adamw(std::span<const AdamWItem> items, const AdamWStep& step, const Device& device) {
-  const std::vector<Table> tables = tables_of(items, step.lr);
+  const std::vector<Table> tables = tables_of(items, step);
   if (tables.empty()) return 0;
   const Stream queue = stream(device);
   const int64_t count = tables.back().first_sum + tables.back().blocks;
@@ -191,7 +192,6 @@ double adamw(std::span<const AdamWItem> items, const AdamWStep& step, const Devi
                             .beta2 = static_cast<float>(step.beta2),
                             .rest2 = static_cast<float>(1 - step.beta2),
                             .eps = static_cast<float>(step.eps),
-                            .rate = static_cast<float>(step.rate()),
                             .correction = static_cast<float>(step.root_correction())};
   for (const Table& table : tables)
     launch("adamw", update_kernel, blocks(table), kThreads, queue, table, constants, result);

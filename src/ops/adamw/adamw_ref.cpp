@@ -8,7 +8,7 @@ template <class T>
 void update(const AdamWItem& item, const AdamWStep& step, double gradient_scale) {
   const T towards_g = static_cast<T>(1 - step.beta1), beta2 = static_cast<T>(step.beta2);
   const T rest2 = static_cast<T>(1 - step.beta2), eps = static_cast<T>(step.eps);
-  const T decay = static_cast<T>(item.decay(step.lr)), rate = static_cast<T>(step.rate());
+  const T decay = static_cast<T>(step.decay(item)), rate = static_cast<T>(step.rate(item));
   const T correction = static_cast<T>(step.root_correction()), scale = static_cast<T>(gradient_scale);
   T *w = item.value.data<T>(), *m = item.m.data<T>(), *v = item.v.data<T>();
   const T* gradient = item.gradient.data<T>();

@@ -7,6 +7,8 @@
 #include "mixers/mamba/mamba.h"
 #include "mixers/mamba2/mamba2.h"
 #include "mixers/mixer.h"
+#include "mixers/s4/s4.h"
+#include "mixers/s4d/s4d.h"
 
 namespace ssm {
 
@@ -22,6 +24,10 @@ const std::vector<MixerKind>& mixer_kinds() {
        [] { return std::unique_ptr<MixerConfig>(new LstmConfig); }, RunsOn::host},
       {"Conv", "causal gated convolution with a fixed kernel",
        [] { return std::unique_ptr<MixerConfig>(new ConvConfig); }},
+      {"S4", "structured state space model, diagonal and rank one (Gu et al. 2021)",
+       [] { return std::unique_ptr<MixerConfig>(new S4Config); }, RunsOn::host},
+      {"S4D", "diagonal state space model (Gu et al. 2022)", [] { return std::unique_ptr<MixerConfig>(new S4dConfig); },
+       RunsOn::host},
   };
   return kinds;
 }

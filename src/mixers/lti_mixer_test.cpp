@@ -1,0 +1,106 @@
+// S4 and S4D as a convolution and as a recurrence: the laws of tests/laws_test.cpp are too short to convolve.
+#include "mixers/lti_mixer.h"
+
+#include <gtest/gtest.h>
+
+#include "mixers/hippo.h"
+#include "tests/op_check.h"
+
+namespace ssm::test {
+namespace {
+
+constexpr int64_t kWidth = 8;
+
+std::vector<std::pair<std::string, std::string>> cases() {
+  std::vector<std::pair<std::string, std::string>> all = {{"S4", "{}"},
+                                                          {"S4", R"({"n_ssm": 2, "dt_transform": "softplus"})"},
+                                                          {"S4D", R"({"disc": "bilinear"})"},
+                                                          {"S4D", R"({"init": "diag-real", "is_real": true})"}};
+  for (const std::string& init : kDiagonalInits) all.emplace_back("S4D", text(R"({"init": ")", init, R"("})"));
+  return all;
+}
+
+struct Built {
+  ParamStore store;
+  std::unique_ptr<Mixer> mixer;
+  Built(const std::pair<std::string, std::string>& which, Device device, DType dtype, bool trainable)
+      : store({.dtype = dtype, .seed = 3, .trainable = trainable, .device = device}) {
+    const auto config = mixer_kind(which.first).config();
+    read_json(config->fields(), which.second, which.first);
+    mixer = config->build(Params(store), kWidth, 1);
+  }
+};
+
+double largest(const Tensor& x) {
+  const Tensor numbers = x.to(DType::f64);
+  double most = 0;
+  for (const double value : numbers.span<double>()) most = std::max(most, std::abs(value));
+  return most;
+}
+
+TEST(LtiMixer, ConvolutionIsRecurrenceOver16384TokensInF32) {
+  const int64_t t = 16384, head = 1;  // a first token alone starts a state, and what follows runs as a recurrence
+  for (const auto& which : cases()) {
+    SCOPED_TRACE(which.first + which.second);
+    const Built built(which, Device::cpu(), DType::f32, false);
+    const Ctx ctx{Device::cpu(), &test_threads()};
+    const Tensor u = random_tensor("u", {t, kWidth}, DType::f32);
+    StatePool carried(built.mixer->state(), 1), whole(built.mixer->state(), 1);
+    const Tensor y = built.mixer->forward(ctx, {u, {}}, Seqs::dense(1, t), whole.state()).value;
+    const Tensor first = built.mixer->forward(ctx, {u.rows(0, head), {}}, Seqs::dense(1, head), carried.state()).value;
+    const Tensor rest =
+        built.mixer->forward(ctx, {u.rows(head, t), {}}, Seqs::dense(1, t - head), carried.state()).value;
+    double worst = 0;
+    for (int64_t i = 0; i < y.count(); ++i) {
+      const float recurrent = i < head * kWidth ? first.data<float>()[i] : rest.data<float>()[i - head * kWidth];
+      worst = std::max(worst, std::abs(static_cast<double>(y.data<float>()[i]) - static_cast<double>(recurrent)));
+    }
+    EXPECT_LE(worst, 1e-5 * largest(y));
+    expect_near(whole.state()[0].value, carried.state()[0].value, 1e-5, "state");
+  }
+}
+
+// The same loss through both: over all tokens at once, and in two pieces of which the second goes on from a state.
+TEST(LtiMixer, GradientsThroughConvolutionAreThoseThroughRecurrence) {
+  const int64_t t = 2 * kConvolveFrom, cut = kConvolveFrom / 2;
+  for (const auto& which : cases())
+    for (const auto& [device, dtype, limit] :
+         {std::tuple{Device::ref(), DType::f64, 1e-9}, std::tuple{Device::cpu(), DType::f32, 1e-3}}) {
+      SCOPED_TRACE(text(which.first, which.second, " ", name_of(device)));
+      const Tensor u = random_tensor("u", {t, kWidth}, DType::f32).to(dtype);
+      const Tensor weight = random_tensor("weight", {t, kWidth}, DType::f32).to(dtype);
+      const Built convolved(which, device, dtype, true), recurrent(which, device, dtype, true);
+      {
+        Tape tape;
+        const Ctx ctx{device, &test_threads(), &tape};
+        tape.backward({{convolved.mixer->forward(ctx, {u, {}}, Seqs::dense(1, t), {}), weight}});
+      }
+      {
+        Tape tape;
+        const Ctx ctx{device, &test_threads(), &tape};
+        std::vector<Var> state;
+        for (const StateEntry& entry : recurrent.mixer->state()) {
+          std::vector<int64_t> sizes = {1};
+          sizes.insert(sizes.end(), entry.shape.begin(), entry.shape.end());
+          state.push_back(tape.variable(Tensor::zeros(Shape(sizes), dtype)));
+        }
+        std::vector<std::pair<Var, Tensor>> seeds;
+        for (const auto& [begin, end] : {std::pair{int64_t{0}, cut}, {cut, t}})
+          seeds.emplace_back(
+              recurrent.mixer->forward(ctx, {u.rows(begin, end), {}}, Seqs::dense(1, end - begin), state),
+              weight.rows(begin, end));
+        tape.backward(seeds);
+      }
+      for (const auto& param : convolved.store.all()) {
+        const Tensor a = param->var.grad->value.to(DType::f64),
+                     b = recurrent.store.find(param->name)->var.grad->value.to(DType::f64);
+        double worst = 0;
+        for (int64_t i = 0; i < a.count(); ++i)
+          worst = std::max(worst, std::abs(a.data<double>()[i] - b.data<double>()[i]));
+        EXPECT_LE(worst, limit * largest(b)) << param->name;
+      }
+    }
+}
+
+}  // namespace
+}  // namespace ssm::test

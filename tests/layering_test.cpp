@@ -30,11 +30,12 @@ const std::map<std::string, Rooms, std::less<>>& allowed_rooms() {
     const Rooms core = {"core"}, ops = core + Rooms{"ops"}, mixers = ops + Rooms{"mixers"};
     const Rooms beside = {"formats", "tokenizers", "data"};  // lean on core alone
     const Rooms models = mixers + Rooms{"models"} + beside;
-    const Rooms library = models + Rooms{"quant", "train", "eval", "engine"};
+    const Rooms library = models + Rooms{"quant", "train", "eval", "engine", "task"};
     auto* rooms = new std::map<std::string, Rooms, std::less<>>{
         {"core", core}, {"ops", ops}, {"mixers", mixers}, {"models", models}, {"", library + Rooms{""}}};
     for (const std::string& room : beside) (*rooms)[room] = core + Rooms{room};
     for (const std::string room : {"quant", "train", "eval", "engine"}) (*rooms)[room] = models + Rooms{room};
+    (*rooms)["task"] = models + Rooms{"train", "task"};
     (*rooms)["serve"] = library + Rooms{"", "serve"};
     (*rooms)["cli"] = library + Rooms{"", "serve", "cli", "bench"};  // `ssm serve` and `ssm bench` are commands
     (*rooms)["bench"] = library;                                     // the harness, beside src/

@@ -77,5 +77,6 @@ std::unique_ptr<Command> make_tokenize();
 std::unique_ptr<Command> make_info();
 std::unique_ptr<Command> make_convert();
 std::unique_ptr<Command> make_bench();
+std::unique_ptr<Command> make_task();
 
 }  // namespace ssm::cli

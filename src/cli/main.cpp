@@ -28,6 +28,7 @@ Commands all_commands() {
   commands.push_back(make_tokenize());
   commands.push_back(make_info());
   commands.push_back(make_convert());
+  commands.push_back(make_task());
   commands.push_back(make_bench());
   return commands;
 }

@@ -1,0 +1,92 @@
+// The loop: step, evaluate, stop; then the test, length by length.
+#include "task/task_run.h"
+
+#include <algorithm>
+#include <chrono>
+
+#include "core/error.h"
+
+namespace ssm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point begin) { return std::chrono::duration<double>(Clock::now() - begin).count(); }
+
+bool perfect(const Accuracy& accuracy) { return accuracy.answers > 0 && accuracy.right == accuracy.answers; }
+
+TaskTest test(const Model& model, const TaskConfig& config, int64_t length, uint64_t seed, Threads& threads,
+              const TaskObserver& observer) {
+  TaskTest result{.length = length};
+  const Clock::time_point begin = Clock::now();
+  const TaskShape shape = config.shape(length);
+  try {
+    result.accuracy =
+        accuracy(model, threads, shape, seed,
+                 {.sequences = std::clamp<int64_t>(config.test_tokens / shape.inputs(), 1, config.eval_sequences),
+                  .go_on = observer.go_on});
+  } catch (const Error& problem) {
+    const std::string what = problem.what();
+    if (what.find("out of memory") == std::string::npos) throw;
+    result.failure = "out of memory";
+  }
+  result.seconds = seconds_since(begin);
+  return result;
+}
+
+}  // namespace
+
+TaskResult run_task(Model& model, const TaskConfig& config, uint64_t seed, Threads& threads,
+                    const TaskObserver& observer) {
+  TrainingState start{.seed = static_cast<int64_t>(seed)};
+  start.config.batch = config.batch;
+  start.config.length = config.length;
+  start.config.rate = config.rate;
+  start.config.optimizer = config.optimizer;
+  const TaskShape shape = config.shape(config.length);
+  const TaskStream stream(shape, seed, config.batch, config.curriculum, config.shortest);
+  Trainer trainer(model, stream, threads, start);
+
+  TaskResult result{.parameters = model.params().count(), .ended = "steps"};
+  const Clock::time_point begin = Clock::now();
+  int64_t perfect_in_a_row = 0;
+  bool stopped = false;
+  while (!trainer.done() && !stopped) {
+    const StepResult step = trainer.step();
+    result.steps = step.step;
+    result.train_seconds += step.seconds;
+    observer.step(step);
+    if (!observer.go_on()) {
+      result.ended = "interrupted";
+      break;
+    }
+    if (config.minutes > 0 && seconds_since(begin) >= 60 * config.minutes) {
+      result.ended = "minutes";
+      stopped = true;
+    }
+    if (!stopped && !trainer.done() && step.step % config.eval_every != 0) continue;
+    TaskEvaluation evaluation{.step = step.step, .loss = step.loss};
+    evaluation.accuracy =
+        accuracy(model, threads, shape, seed, {.sequences = config.eval_sequences, .go_on = observer.go_on});
+    evaluation.seconds = seconds_since(begin);
+    result.evaluations.push_back(evaluation);
+    observer.evaluated(evaluation);
+    perfect_in_a_row = perfect(evaluation.accuracy) ? perfect_in_a_row + 1 : 0;
+    if (!stopped && config.stop_after > 0 && perfect_in_a_row >= config.stop_after) {
+      result.ended = "solved";
+      stopped = true;
+    }
+  }
+  for (const int64_t length : config.test_lengths) {
+    if (!observer.go_on()) result.ended = "interrupted";
+    if (result.ended == "interrupted") break;
+    TaskTest one = test(model, config, length, seed, threads, observer);
+    if (!observer.go_on()) continue;  // what an interrupt cut short is no result
+    result.tests.push_back(one);
+    observer.tested(one);
+  }
+  result.seconds = seconds_since(begin);
+  return result;
+}
+
+}  // namespace ssm

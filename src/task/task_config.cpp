@@ -67,12 +67,15 @@ Fields TaskConfig::fields() {
       {"shortest", &shortest, "length at which the curriculum begins"}};
   for (Field& field : rate.fields()) all.push_back(std::move(field));
   for (Field& field : optimizer.fields()) all.push_back(std::move(field));
-  const Fields rest = {{"minutes", &minutes, "stop training after this many minutes; 0: no limit"},
-                       {"eval_every", &eval_every, "steps between evaluations; 0: a hundredth of all"},
-                       {"eval_sequences", &eval_sequences, "held-back sequences"},
-                       {"stop_after", &stop_after, "stop after this many evaluations at 100% in a row; 0: never"},
-                       {"test_lengths", &test_lengths, "lengths of the final test; induction-heads: 2^6 to 2^20"},
-                       {"test_tokens", &test_tokens, "tokens of one test length at most: fewer long sequences"}};
+  const Fields rest = {
+      {"minutes", &minutes, "stop training after this many minutes; 0: no limit"},
+      {"eval_every", &eval_every, "steps between evaluations; 0: a hundredth of all"},
+      {"eval_length", &eval_length, "length of the held-back sequences on the way; 0: that of training"},
+      {"eval_sequences", &eval_sequences, "held-back sequences"},
+      {"stop_after", &stop_after,
+       "stop after this many evaluations at 100% in a row, once the curriculum is over; 0: never"},
+      {"test_lengths", &test_lengths, "lengths of the final test; induction-heads: 2^6 to 2^20"},
+      {"test_tokens", &test_tokens, "tokens of one test length at most: fewer long sequences"}};
   all.insert(all.end(), rest.begin(), rest.end());
   return all;
 }
@@ -119,8 +122,10 @@ void TaskConfig::settle() {
   }
   unless_given(vocab, int64_t{16});
   if (eval_every == 0) eval_every = std::max<int64_t>(1, rate.steps / 100);
+  unless_given(eval_length, length);
   if (test_lengths.empty()) test_lengths = {length};
   shape(length).check();
+  shape(eval_length).check();
   for (const int64_t one : test_lengths) shape(one).check();
   within("d_model", d_model, 1, 1 << 16);
   within("layers", layers, 1, 1 << 10);
@@ -168,7 +173,7 @@ ModelConfig TaskConfig::model() const {
               "heads");
     if (positions == "learned")
       config.learned_positions =
-          shape(std::max(length, *std::max_element(test_lengths.begin(), test_lengths.end()))).inputs();
+          shape(std::max({length, eval_length, *std::max_element(test_lengths.begin(), test_lengths.end())})).inputs();
   } else {
     config.layer = layer;
     config.mixer = mixer_kind(layer).config();

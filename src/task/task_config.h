@@ -23,7 +23,7 @@ struct TaskConfig {
   ScheduleConfig rate{.steps = 0, .lr = 0, .warmup = 0};
   OptimizerConfig optimizer{.weight_decay = 0, .beta2 = 0.999};
   double minutes = 0;  // 0: no limit
-  int64_t eval_every = 0, eval_sequences = 256;
+  int64_t eval_every = 0, eval_length = 0, eval_sequences = 256;
   int64_t stop_after = 0;  // perfect evaluations in a row; 0: never
   std::vector<int64_t> test_lengths;
   int64_t test_tokens = int64_t{1} << 26;  // of one test length

@@ -66,12 +66,12 @@ TaskResult run_task(Model& model, const TaskConfig& config, uint64_t seed, Threa
     }
     if (!stopped && !trainer.done() && step.step % config.eval_every != 0) continue;
     TaskEvaluation evaluation{.step = step.step, .loss = step.loss};
-    evaluation.accuracy =
-        accuracy(model, threads, shape, seed, {.sequences = config.eval_sequences, .go_on = observer.go_on});
+    evaluation.accuracy = accuracy(model, threads, config.shape(config.eval_length), seed,
+                                   {.sequences = config.eval_sequences, .go_on = observer.go_on});
     evaluation.seconds = seconds_since(begin);
     result.evaluations.push_back(evaluation);
     observer.evaluated(evaluation);
-    perfect_in_a_row = perfect(evaluation.accuracy) ? perfect_in_a_row + 1 : 0;
+    perfect_in_a_row = perfect(evaluation.accuracy) && step.step >= config.curriculum ? perfect_in_a_row + 1 : 0;
     if (!stopped && config.stop_after > 0 && perfect_in_a_row >= config.stop_after) {
       result.ended = "solved";
       stopped = true;

@@ -33,7 +33,10 @@ const std::vector<std::string> kSettings = {
     R"({"headdim": 3, "num_heads": 4, "num_heads_kv": 2, "head_dim": 6, "rotary_emb_dim": 4, "alibi": true, "mlp_dim": 5,
         "qkv_proj_bias": false, "softmax_scale": 0.7, "ngroups": 2, "d_ssm": 18, "d_state": 6, "d_conv": 3, "bias": true, "conv_bias": false,
         "D_has_hdim": true, "norm_before_gate": true, "n_ssm": 3, "disc": "bilinear", "is_real": true,
-        "dt_transform": "softplus"})"};
+        "dt_transform": "softplus"})",
+    R"({"headdim": 3, "num_heads": 3, "dt_max": 0.01, "selective": "none"})",
+    R"({"headdim": 3, "num_heads": 3, "dt_max": 0.01, "selective": "B"})",
+    R"({"headdim": 3, "num_heads": 3, "dt_max": 0.01, "selective": "dtC"})"};
 
 // One mixer with its parameters, moved off their initial values so that no term is zero or one by accident.
 struct Fixture {

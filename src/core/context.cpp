@@ -7,6 +7,10 @@ std::vector<Var> split(const Ctx& ctx, const Var& value, std::initializer_list<i
   std::vector<GradPtr> grads;
   int64_t column = 0;
   for (const int64_t size : sizes) {
+    if (size == 0) {
+      parts.emplace_back();
+      continue;
+    }
     Var part = ctx.output(value.value.columns(column, column + size));
     if (part.grad) {
       part.grad->whole = value.grad;

@@ -57,7 +57,7 @@ std::vector<Var> recompute(const Ctx& ctx, const char* name, bool keep, const st
                            const Recomputed& function);
 
 // Views of consecutive columns of a (t, sum of sizes) value. Their gradients are columns of its gradient, so nothing
-// is copied either way. The value must have no other consumer under a tape.
+// is copied either way; one of size 0 is absent. The value must have no other consumer under a tape.
 std::vector<Var> split(const Ctx& ctx, const Var& value, std::initializer_list<int64_t> sizes);
 // (t, a) and (t, b) side by side: (t, a + b).
 Var join(const Ctx& ctx, const Var& left, const Var& right);

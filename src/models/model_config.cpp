@@ -13,8 +13,8 @@ namespace {
 
 // The house's own words. The reference implementation refuses keys it does not know, so they are written only where
 // they say something.
-constexpr std::array<std::string_view, 6> kHouseWords = {"norm_epsilon",   "eos_token_id", "d_inner",
-                                                         "b_c_dt_rms_eps", "alibi",        "learned_positions"};
+constexpr std::array<std::string_view, 7> kHouseWords = {"norm_epsilon",   "eos_token_id", "d_inner",
+                                                         "b_c_dt_rms_eps", "selective", "alibi",        "learned_positions"};
 
 using Json = nlohmann::ordered_json;
 

@@ -2,7 +2,9 @@
 // figure 3.
 #include "mixers/mamba/mamba.h"
 
+#include <algorithm>
 #include <cmath>
+#include <optional>
 
 #include "mixers/dt_bias.h"
 #include "ops/conv1d/conv1d.h"
@@ -16,6 +18,27 @@ namespace {
 // S4D-Real: A_n = -n for n = 1 .. N in every channel.
 Init s4d_real_init(int64_t states) {
   return Init::custom([states](const Rng&, int64_t i) { return std::log(static_cast<double>(i % states + 1)); });
+}
+
+struct Selected {
+  bool dt, B, C;
+};
+
+std::optional<Selected> selects(const std::string& word) {
+  for (const bool dt : {true, false})
+    for (const bool B : {true, false})
+      for (const bool C : {true, false}) {
+        const std::string name = std::string(dt ? "dt" : "") + (B ? "B" : "") + (C ? "C" : "");
+        if (word == (name.empty() ? "none" : name)) return Selected{dt, B, C};
+      }
+  return {};
+}
+
+// The same row for each of t tokens: ones (t, 1) times vector (n, 1) transposed, so its gradient is a sum over tokens.
+Var same_for_all(const Ctx& ctx, const Var& vector, int64_t t, DType dtype) {
+  const Tensor ones = Tensor::empty({t, 1}, DType::f32);
+  std::fill_n(ones.data<float>(), t, 1.0F);
+  return linear(ctx, {ones.to(dtype).on(ctx.device), {}}, vector);
 }
 
 }  // namespace
@@ -38,6 +61,7 @@ Fields MambaConfig::fields() {
           {"conv_bias", &conv_bias, "bias in the convolution"},
           {"bias", &bias, "bias in in_proj and out_proj"},
           {"b_c_dt_rms_eps", &b_c_dt_rms_eps, "epsilon of the norm of B, C and dt (FalconMamba); 0: no norm"},
+          {"selective", &selective, "what depends on the token: dtBC, or some of dt, B and C, or none"},
           {"use_fast_path", &use_fast_path, "of the reference implementation; without effect"}};
 }
 
@@ -58,6 +82,8 @@ std::unique_ptr<Mixer> MambaConfig::build(const Params& params, int64_t d_model,
           dt_max, ", expected 0 < dt_min <= dt_max");
   require(dt_init_floor > 0 && std::isfinite(dt_init_floor) && std::isfinite(dt_scale), "ssm_cfg: dt_init_floor is ",
           dt_init_floor, " and dt_scale ", dt_scale, ", expected a positive floor");
+  require(selects(selective).has_value(), "ssm_cfg: selective is \"", selective,
+          "\", expected dtBC, dtB, dtC, BC, dt, B, C or none");
   return std::make_unique<Mamba>(params, *this, d_model, layers);
 }
 
@@ -77,8 +103,12 @@ Mamba::Mamba(const Params& params, const MambaConfig& config, int64_t d_model, i
   if (config.bias) in_bias_ = params.get("in_proj.bias", {2 * e_}, zero, f32_no_decay);
   conv_weight_ = params.get("conv1d.weight", {e_, 1, w_}, Init::fan_in(w_), f32);
   if (config.conv_bias) conv_bias_ = params.get("conv1d.bias", {e_}, Init::fan_in(w_), f32_no_decay);
-  x_proj_ = params.get("x_proj.weight", {r_ + 2 * n_, e_}, Init::fan_in(e_));
-  dt_proj_ = params.get("dt_proj.weight", {e_, r_}, dt_init);
+  const Selected selected = *selects(config.selective);
+  const int64_t maps = (selected.dt ? r_ : 0) + (selected.B ? n_ : 0) + (selected.C ? n_ : 0);
+  if (maps > 0) x_proj_ = params.get("x_proj.weight", {maps, e_}, Init::fan_in(e_));
+  if (selected.dt) dt_proj_ = params.get("dt_proj.weight", {e_, r_}, dt_init);
+  if (!selected.B) B_ = params.get("B", {n_, 1}, one, {.no_decay = true});
+  if (!selected.C) C_ = params.get("C", {n_, 1}, Init::normal(1), {.no_decay = true});
   dt_bias_ =
       params.get("dt_proj.bias", {e_}, dt_bias_init(config.dt_min, config.dt_max, config.dt_init_floor), f32_no_decay);
   A_log_ = params.get("A_log", {e_, n_}, s4d_real_init(n_), f32_no_decay);
@@ -96,13 +126,13 @@ Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) 
   const auto xz = split(ctx, linear(ctx, u, in_proj_, in_bias_), {e_, e_});  // (t, e) each
   const auto selective_ssm = [=, this](const Ctx& c, const std::vector<Var>& in) -> std::vector<Var> {
     const Var x = conv1d(c, in[0], conv_weight_, conv_bias_, Activation::silu, seqs, conv_state);  // (t, e)
-    const auto dtBC = split(c, linear(c, x, x_proj_), {r_, n_, n_});  // (t, r), (t, n), (t, n)
-    return {selective_scan(c,                                         // (t, e)
+    const StepMaps maps = step_maps(c, x);
+    return {selective_scan(c,  // (t, e)
                            {.x = x,
-                            .dt = normed(c, dtBC[0]),
+                            .dt = maps.dt,
                             .A_log = A_log_,
-                            .B = normed(c, dtBC[1]),
-                            .C = normed(c, dtBC[2]),
+                            .B = maps.B,
+                            .C = maps.C,
                             .D = D_,
                             .dt_bias = dt_bias_,
                             .z = in[1],
@@ -114,6 +144,16 @@ Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) 
   const bool again = ctx.tape && ctx.recompute == Recompute::cheap && ctx.device.is_cuda() && state.empty();
   const Var y = (again ? recompute(ctx, "selective_ssm", true, xz, selective_ssm) : selective_ssm(ctx, xz))[0];
   return linear(ctx, y, out_proj_, out_bias_);  // (t, d)
+}
+
+// dt (t, r) before its projection, or (t, e); B, C (t, n).
+Mamba::StepMaps Mamba::step_maps(const Ctx& ctx, const Var& x) const {
+  const int64_t t = x.value.size(0), r = dt_proj_ ? r_ : 0, b = B_ ? 0 : n_, c = C_ ? 0 : n_;
+  std::vector<Var> selected(3);
+  if (x_proj_) selected = split(ctx, linear(ctx, x, x_proj_), {r, b, c});
+  return {.dt = dt_proj_ ? normed(ctx, selected[0]) : ctx.output(Tensor::zeros({t, e_}, x.value.dtype(), ctx.device)),
+          .B = B_ ? same_for_all(ctx, B_, t, x.value.dtype()) : normed(ctx, selected[1]),
+          .C = C_ ? same_for_all(ctx, C_, t, x.value.dtype()) : normed(ctx, selected[2])};
 }
 
 Var Mamba::normed(const Ctx& ctx, const Var& x) const {

@@ -17,6 +17,9 @@ struct MambaConfig final : MixerConfig {
   double dt_scale = 1.0, dt_init_floor = 1e-4;
   bool conv_bias = true, bias = false;
   double b_c_dt_rms_eps = 0;  // FalconMamba: B, C and dt are normalised without weight, with this epsilon; 0: not
+  // What depends on the token, of dt, B and C in this order: "dtBC", "dtB", ..., "none". The others are learned and the
+  // same for every token: dt its bias alone, B and C vectors (n), as in the paper's ablation (table 7).
+  std::string selective = "dtBC";
   bool use_fast_path = true;  // of the reference implementation; changes nothing here
 
   Fields fields() override;
@@ -32,11 +35,16 @@ class Mamba final : public Mixer {
  private:
   Var normed(const Ctx& ctx, const Var& x) const;
   Tensor kept_rates(const Ctx& ctx) const;
+  struct StepMaps {
+    Var dt, B, C;
+  };
+  StepMaps step_maps(const Ctx& ctx, const Var& x) const;
 
   int64_t e_, n_, r_, w_;  // inner width, states, rank of dt, taps of the convolution
   double b_c_dt_rms_eps_;  // 0: no norm
   DType state_dtype_;
   Var in_proj_, in_bias_, conv_weight_, conv_bias_, x_proj_, dt_proj_, dt_bias_, A_log_, D_, out_proj_, out_bias_;
+  Var B_, C_;             // (n, 1): where they do not depend on the token
   mutable Tensor rates_;  // scan_rates of A_log_, once a call without a tape has made them
 };
 

@@ -18,6 +18,7 @@ libsentencepiece-dev reads SentencePiece tokenizers
 '
 test_packages='
 libgtest-dev         GoogleTest: the test program
+libsndfile1-dev      reads and writes the recordings of examples/denoise
 '
 
 say() { printf '%s\n' "$*"; }

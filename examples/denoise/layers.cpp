@@ -20,8 +20,7 @@ using ssm::Seqs;
 using ssm::Shape;
 using ssm::Var;
 
-// Modes whose kernels are in memory at a time, so that a recording takes 128 bytes a step for them and not 1 KiB. Two
-// cache lines of every row; 16 and 64 are as fast.
+// Modes whose kernels are in memory at a time, so that a recording takes 128 bytes a step for them and not 1 KiB.
 constexpr int64_t kModesAtOnce = 32;
 constexpr double kNormEps = 1e-5;
 

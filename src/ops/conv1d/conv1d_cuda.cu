@@ -3,6 +3,7 @@
 // each row is read once. Any other width or alignment takes one thread an element. Equations: conv1d.h, README.md.
 #include "core/cuda_kernel.cuh"
 #include "ops/conv1d/conv1d.h"
+#include "ops/conv1d/conv1d_step.cuh"
 #include "ops/sigmoid.cuh"
 #include "ops/sums.cuh"
 
@@ -16,7 +17,6 @@ constexpr int kChannels = 4;  // of a thread; 8 take twice the registers, and th
 // cache as a rule; longer pieces leave too few threads at a batch of 8 x 2,048 rows.
 constexpr int kForwardRows = 32, kForwardPieces = 4, kForwardBlocks = 8;     // pieces a block, blocks a multiprocessor
 constexpr int kBackwardRows = 61, kBackwardPieces = 4, kBackwardBlocks = 4;  // with the 3 rows behind it 64 steps
-constexpr int kSingleThreads = 128;
 // Groups of kTaps rows on their way from memory while one is worked on.
 constexpr int kAhead = 3;
 
@@ -185,31 +185,6 @@ __global__ void __launch_bounds__(kLanes* kForwardPieces, kForwardBlocks)
       load_floats(in.state + slot + (length + i) * in.e, input);
     store_floats(new_state + slot + i * in.e, input);
   }
-}
-
-// One token each. State and taps are read before the kernels in front have ended, when nobody in front has written
-// them.
-template <class T, bool kSilu>
-__global__ void __launch_bounds__(kSingleThreads)
-    single_kernel(Inputs<T> in, Filter filter, Rows<T> y, float* new_state, bool early) {
-  let_next_kernel_start();
-  if (!early) wait_for_previous_kernels();
-  const int64_t c = (blockIdx.x * static_cast<int64_t>(kSingleThreads) + threadIdx.x) * kChannels, s = blockIdx.y;
-  if (c >= in.e) return wait_for_previous_kernels();
-  float window[kTaps][kChannels] = {}, result[kChannels];
-  const int64_t slot = in.slots[s] * kCarried * in.e + c;
-  if (in.state)
-#pragma unroll
-    for (int i = 0; i < kCarried; ++i) load_floats(in.state + slot + i * in.e, window[i]);
-  const FilterRegisters taps(filter, c);
-  if (early) wait_for_previous_kernels();
-  load_floats(in.x[s] + c, window[kCarried]);
-#pragma unroll
-  for (int j = 0; j < kChannels; ++j) result[j] = activated(taps.preactivation<1>(window, 0, j), kSilu);
-  store_floats(y[s] + c, result);
-  if (new_state)
-#pragma unroll
-    for (int i = 0; i < kCarried; ++i) store_floats(new_state + slot + i * in.e, window[i + 1]);
 }
 
 // (4) for calls in which no thread sees a whole sequence: one thread a sequence and channel. Upwards, so that a row is
@@ -532,13 +507,8 @@ void forward(const Conv1dForward& args, Stream stream) {
   const int64_t e = in.e, sequences = args.seqs.count();
   if (in.carried == kCarried && e % kChannels == 0 && walkable(args.x) && walkable(args.y) &&
       aligned(args.weight, 16) && aligned(args.state, 16)) {
-    if (args.seqs.longest == 1 && args.seqs.tokens() == sequences && sequences < 65536) {
-      const dim3 grid(static_cast<unsigned>(divide_up(e, kSingleThreads * kChannels)),
-                      static_cast<unsigned>(sequences));
-      // A recorded graph is decoding: it advances a state once.
-      return launch(kName, filter.silu ? single_kernel<T, true> : single_kernel<T, false>, grid, kSingleThreads,
-                    LaunchOptions{.early = true}, stream, in, filter, y, new_state, recording(device));
-    }
+    if (sequences == args.seqs.tokens() && args.seqs.longest == 1 && sequences < 65536)
+      return conv1d_step(args, stream);
     // Then each sequence is one piece, whose thread has the last rows at hand; an empty one keeps its state.
     const bool whole = args.seqs.longest <= kForwardRows;
     const Tensor& pieces = args.seqs.pieces(device, kForwardRows);

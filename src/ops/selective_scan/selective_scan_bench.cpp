@@ -148,12 +148,14 @@ void bench_sequences(Bench& bench, const Case& c) {
   add(bench, c, backward_name, backward, 7, forward.median, "its forward");
 }
 
-// One token of each sequence, which is all about reading and writing the states. Each call has states of its own.
+// One token of each sequence, which is all about reading and writing the states. Each call has states of its own; the
+// decay rates are kept, as whoever decodes keeps them.
 void bench_one_token(Bench& bench, const Case& c) {
   const std::string name = "selective_scan one token";
   if (!bench.wanted(name, c.shape())) return;
   const Seqs seqs = Seqs::dense(c.sequences, c.length);
-  const ScanForward in = operands(bench, c, seqs);
+  ScanForward in = operands(bench, c, seqs);
+  in.rates = scan_rates({bench.device(), &bench.threads()}, in.A_log);
   const Shape state = {c.sequences, c.n, c.e};
   const double bytes =
       2.0 * static_cast<double>(state.count() * bytes_of(DType::f32)) + 4.0 * static_cast<double>(in.x.bytes());

@@ -15,6 +15,7 @@ libedit-dev          edits the line of `ssm generate --interactive` (BSD licence
 libpcre2-dev         PCRE2: the regular expressions of tokenizer files
 libutf8proc-dev      utf8proc: Unicode normal forms
 libsentencepiece-dev reads SentencePiece tokenizers
+libeigen3-dev        Eigen: dense linear algebra of small continuous systems (headers alone)
 '
 test_packages='
 libgtest-dev         GoogleTest: the test program

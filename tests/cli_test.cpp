@@ -11,8 +11,8 @@ namespace {
 
 // The command line ----------------------------------------------------------------------------------------------------
 
-const Words kCommands = {"train",    "generate", "evaluate", "logits", "gradients",
-                         "tokenize", "info",     "convert",  "bench"};
+const Words kCommands = {"train", "generate", "evaluate", "logits", "gradients", "tokenize",
+                         "info",  "convert",  "bench",    "lti",    "hippo"};
 
 TEST_F(Program, EveryCommandHasHelpWithAnExample) {
   const Outcome all = expect_done({"--help"});

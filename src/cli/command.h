@@ -78,5 +78,7 @@ std::unique_ptr<Command> make_info();
 std::unique_ptr<Command> make_convert();
 std::unique_ptr<Command> make_bench();
 std::unique_ptr<Command> make_task();
+std::unique_ptr<Command> make_lti();
+std::unique_ptr<Command> make_hippo();
 
 }  // namespace ssm::cli

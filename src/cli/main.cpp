@@ -30,6 +30,8 @@ Commands all_commands() {
   commands.push_back(make_convert());
   commands.push_back(make_task());
   commands.push_back(make_bench());
+  commands.push_back(make_lti());
+  commands.push_back(make_hippo());
   return commands;
 }
 

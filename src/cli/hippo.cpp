@@ -18,7 +18,8 @@ namespace {
 constexpr int64_t kMaxStates = 4096;   // eigenvectors of that many take minutes and a gigabyte
 constexpr int64_t kMaxPlotted = 1024;  // the window's exponential takes seconds
 constexpr int64_t kMaxSamples = int64_t{1} << 26;
-constexpr double kFaded = 5;  // of LegS with a window: windows drawn; a sample older counts < 1 %
+constexpr double kMaxValue = 1e100;  // squares of it can be added up
+constexpr double kFaded = 5;         // of LegS with a window: windows drawn; a sample older counts < 1 %
 
 class HippoCommand : public Command {
  public:
@@ -125,6 +126,9 @@ class HippoCommand : public Command {
     require(numbers.rank() == 1 && 2 <= numbers.count() && numbers.count() <= kMaxSamples, signal_, ": the signal is ",
             numbers.shape(), ", expected (t) with 2 to ", kMaxSamples, " samples");
     const std::span<const double> signal = numbers.span<double>();
+    for (const double value : signal)
+      require(std::abs(value) <= kMaxValue, signal_, " has the value ", value, ", expected at most ", kMaxValue,
+              " either side of 0");
     const int64_t samples = numbers.count();
     const bool fades = measure == Measure::legs;
     double window = static_cast<double>(window_);
@@ -142,7 +146,6 @@ class HippoCommand : public Command {
       const std::vector<double> state = remember(memory, signal, stop_if_interrupted);
       MemoryPlot::Panel panel{.n = n, .recalled = recall(memory, state, samples, count)};
       panel.error = error_of(signal.last(static_cast<size_t>(count)), panel.recalled, fades ? window : 0);
-      require(std::isfinite(panel.error), signal_, ": its numbers are too large for sums of squares; scale the signal");
       plot.panels.push_back(std::move(panel));
     }
     progress.done();

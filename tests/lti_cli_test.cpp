@@ -58,11 +58,21 @@ TEST_F(LtiProgram, WritesTheDiscreteSystem) {
   expect_error(lti({"--dt", "0.5", "--discretized", arg("discrete")}), "already exists");
 }
 
+TEST_F(LtiProgram, DrawsInputOutputAndKernel) {
+  for (const char* method : {"zoh", "euler"}) {
+    expect_done(lti({"--dt", "0.1", "--method", method, "--input", arg("u.npy"), "--plot", arg("lti.svg")}));
+    const std::string svg = read_text(path("lti.svg"));
+    EXPECT_TRUE(svg.starts_with("<svg xmlns=") && svg.ends_with("</svg>\n"));
+    EXPECT_NE(svg.find(">input u<"), std::string::npos);
+    EXPECT_EQ(svg.find("nan"), std::string::npos);
+  }
+}
+
 TEST_F(LtiProgram, BadSystemsAreErrors) {
   const Words run = {"--dt", "0.1", "--input", arg("u.npy"), "--out", arg("y.npy")};
   expect_usage(lti({"--dt", "0.1"}), "nothing to do");
   expect_usage(lti({"--dt", "0", "--discretized", arg("d")}), "--dt is 0");
-  expect_usage(lti({"--dt", "0.1", "--out", arg("y.npy")}), "--input is missing");
+  expect_usage(lti({"--dt", "0.1", "--out", arg("y.npy")}), "--out needs --input");
   expect_usage(lti({"--dt", "0.1", "--discretized", arg("d"), "--method", "tustin"}), "--method is \"tustin\"");
   expect_usage(lti({"--dt", "0.1", "--discretized", arg("d"), "--alpha", "0.5"}), "--alpha is for");
   expect_usage(lti({"--dt", "0.1", "--discretized", arg("d"), "--view", "fft"}), "--view is \"fft\"");

@@ -1,12 +1,14 @@
 // `ssm hippo`: the matrices from which structured state space models start, and what a state made by them remembers.
 #include <algorithm>
 #include <cmath>
+#include <iomanip>
+#include <sstream>
 
 #include "cli/arrays.h"
 #include "cli/command.h"
 #include "cli/json_line.h"
-#include "cli/memory_plot.h"
 #include "cli/model_flags.h"
+#include "cli/signal_plot.h"
 #include "cli/terminal.h"
 #include "formats/npy.h"
 #include "lti/hippo.h"
@@ -136,21 +138,24 @@ class HippoCommand : public Command {
     int64_t count = samples;  // drawn
     if (window > 0) count = std::min<int64_t>(samples, std::llround(fades ? kFaded * window : window));
 
-    MemoryPlot plot{.title = "What a state remembers: HiPPO-" + title_of(measure),
+    SignalPlot plot{.title = "What a state remembers: HiPPO-" + title_of(measure),
                     .subtitle = subtitle_of(measure, samples, window, count),
-                    .signal = signal};
+                    .under = "the signal",
+                    .over = "from the state",
+                    .samples = samples};
+    std::vector<std::vector<double>> recalled(sizes_.size());
+    std::vector<double> errors;
     Progress progress(invocation.common.quiet);
-    for (const int64_t n : sizes_) {
-      progress.show(text("a state of ", n, " numbers"));
-      const Memory memory{.measure = measure, .n = n, .window = window};
-      const std::vector<double> state = remember(memory, signal, stop_if_interrupted);
-      MemoryPlot::Panel panel{.n = n, .recalled = recall(memory, state, samples, count)};
-      panel.error = error_of(signal.last(static_cast<size_t>(count)), panel.recalled, fades ? window : 0);
-      plot.panels.push_back(std::move(panel));
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      progress.show(text("a state of ", numbers_of(sizes_[i])));
+      const Memory memory{.measure = measure, .n = sizes_[i], .window = window};
+      recalled[i] = recall(memory, remember(memory, signal, stop_if_interrupted), samples, count);
+      errors.push_back(error_of(signal.last(static_cast<size_t>(count)), recalled[i], fades ? window : 0));
+      plot.panels.push_back({numbers_of(sizes_[i]), "error " + percent(errors[i]), signal, recalled[i]});
     }
     progress.done();
-    write_file(plot_, memory_svg(plot));
-    report(plot, window, invocation.common.json);
+    write_file(plot_, svg_of(plot));
+    report(samples, window, errors, invocation.common.json);
     return 0;
   }
 
@@ -184,24 +189,25 @@ class HippoCommand : public Command {
     return past + text("what is ", window, " samples older counts e times less");
   }
 
-  void report(const MemoryPlot& plot, double window, bool json) const {
-    if (json) {
-      Json states = Json::array();
-      for (const MemoryPlot::Panel& panel : plot.panels) states.push_back({{"n", panel.n}, {"error", panel.error}});
-      print(json_line({{"measure", measure_},
-                       {"samples", plot.signal.size()},
-                       {"window", window},
-                       {"plot", plot_},
-                       {"states", states}}));
-      return;
-    }
+  static std::string numbers_of(int64_t n) { return text(n, n == 1 ? " number" : " numbers"); }
+
+  static std::string percent(double share) {
+    std::ostringstream out;
+    out << std::setprecision(3) << 100 * share << " %";
+    return out.str();
+  }
+
+  void report(int64_t samples, double window, const std::vector<double>& errors, bool json) const {
+    Json states = Json::array();
     std::string lines;
-    for (const MemoryPlot::Panel& panel : plot.panels) {
-      const std::string n = std::to_string(panel.n);
-      lines += text(std::string(n.size() < 6 ? 6 - n.size() : 0, ' '), n, panel.n == 1 ? " number   " : " numbers  ",
-                    "error ", percent(panel.error), "\n");
+    for (size_t i = 0; i < sizes_.size(); ++i) {
+      states.push_back({{"n", sizes_[i]}, {"error", errors[i]}});
+      lines += text(std::setw(6), sizes_[i], sizes_[i] == 1 ? " number   " : " numbers  ", "error ", percent(errors[i]),
+                    "\n");
     }
-    print(lines);
+    const Json all = {
+        {"measure", measure_}, {"samples", samples}, {"window", window}, {"plot", plot_}, {"states", states}};
+    print(json ? json_line(all) : lines);
   }
 
   std::string measure_ = "legs", out_, signal_, plot_;

@@ -6,6 +6,7 @@
 #include "cli/command.h"
 #include "cli/json_line.h"
 #include "cli/model_flags.h"
+#include "cli/signal_plot.h"
 #include "cli/terminal.h"
 #include "formats/npy.h"
 #include "lti/linear_system.h"
@@ -37,6 +38,7 @@ class Lti : public Command {
         {"input", &input_, "u, (t) or (t, inputs) in a .npy file"},
         {"view", &view_, "recurrence, convolution or scan: the same y by three algorithms"},
         {"out", &out_, "y as f64 .npy: (t), or (t, outputs) if there are several"},
+        {"plot", &plot_, "an .svg of the first input, of the first output beside the exact one, and of K"},
         {"discretized", &discretized_, "a new directory for A.npy and B.npy after discretisation, C.npy and D.npy"}};
   }
 
@@ -45,21 +47,23 @@ class Lti : public Command {
     require_usage(dt_ > 0, "--dt is ", dt_, ", expected a positive number");
     require_usage(view_ == "recurrence" || view_ == "convolution" || view_ == "scan", "--view is \"", view_,
                   "\", expected recurrence, convolution or scan");
-    require_usage(out_.empty() == input_.empty(), "--input and --out go together: ", out_.empty() ? "--out" : "--input",
-                  " is missing");
-    require_usage(!out_.empty() || !discretized_.empty(),
-                  "nothing to do; give --input F and --out F, or --discretized DIR, or all");
-    if (!out_.empty()) require_can_write(out_);
+    const bool runs = !out_.empty() || !plot_.empty();
+    require_usage(runs || input_.empty(), "--input goes with --out F or --plot F");
+    require_usage(!runs || !input_.empty(), out_.empty() ? "--plot" : "--out", " needs --input F");
+    require_usage(runs || !discretized_.empty(),
+                  "nothing to do; give --input F with --out F or --plot F, or --discretized DIR, or all");
+    for (const std::string& file : {out_, plot_})
+      if (!file.empty()) require_can_write(file);
     const LinearSystem continuous = read_system();
-    Tensor u;
-    if (!out_.empty()) u = read_input(continuous);
+    const Tensor u = runs ? read_input(continuous) : Tensor();
     const LinearSystem discrete = discretize(continuous, dt_, method);
-    Tensor y;
-    if (!out_.empty()) y = output(discrete, u);
+    const Tensor y = runs ? output(discrete, u) : Tensor();
+    const std::string svg = plot_.empty() ? "" : drawing(continuous, discrete, method, u, y);
     if (!discretized_.empty()) write_system(discrete);
     if (!out_.empty()) write_npy(out_, y);
+    if (!plot_.empty()) write_file(plot_, svg);
 
-    const int64_t t = out_.empty() ? 0 : u.size(0);
+    const int64_t t = runs ? u.size(0) : 0;
     if (invocation.common.json)
       print(json_line({{"states", discrete.n},
                        {"inputs", discrete.inputs},
@@ -69,6 +73,7 @@ class Lti : public Command {
                        {"view", view_},
                        {"tokens", t},
                        {"out", out_},
+                       {"plot", plot_},
                        {"discretized", discretized_}}));
     return 0;
   }
@@ -160,6 +165,39 @@ class Lti : public Command {
     return Tensor::of(std::span<const double>(y), discrete.outputs == 1 ? Shape{t} : Shape{t, discrete.outputs});
   }
 
+  // A channel of (t, channels), or of (t).
+  static std::vector<double> first_channel(const Tensor& signal) {
+    const std::span<const double> all = signal.span<double>();
+    const auto channels = static_cast<size_t>(signal.rank() == 1 ? 1 : signal.size(1));
+    std::vector<double> channel;
+    for (size_t i = 0; i < all.size(); i += channels) channel.push_back(all[i]);
+    return channel;
+  }
+
+  std::string drawing(const LinearSystem& continuous, const LinearSystem& discrete, const Discretization& method,
+                      const Tensor& u, const Tensor& y) const {
+    const int64_t t = u.size(0);
+    require(t >= 2, input_, ": the input is ", u.shape(), ", expected at least two tokens to draw");
+    const std::vector<double> input = first_channel(u), found = first_channel(y);
+    std::vector<double> exact;
+    if (!method.exact) exact = first_channel(output(discretize(continuous, dt_, Discretization::zero_order_hold()), u));
+    const std::vector<double> kernels = convolution_kernel(discrete, t);
+    const int64_t size = discrete.outputs * discrete.inputs;
+    std::vector<double> K;
+    for (int64_t l = 0; l < t; ++l) K.push_back(kernels[static_cast<size_t>(l * size)]);
+    require(std::all_of(K.begin(), K.end(), [](double value) { return std::isfinite(value); }),
+            "the kernel is not finite: the system with ", method_, " and dt ", dt_, " is unstable");
+    const SignalPlot plot{.title = text("A linear system of ", discrete.n, discrete.n == 1 ? " state" : " states"),
+                          .subtitle = text(t, " steps of ", dt_, ", ", method.name),
+                          .under = method.exact ? "input" : "input; exact output",
+                          .over = method.name,
+                          .samples = t,
+                          .panels = {{"input u", "", input, {}},
+                                     {"output y = K * u + D u", "", exact, found},
+                                     {"kernel K = (CB, CAB, CAAB, ...)", "", {}, K}}};
+    return svg_of(plot);
+  }
+
   void write_system(const LinearSystem& system) const {
     const int64_t n = system.n, inputs = system.inputs, outputs = system.outputs;
     write_directory(discretized_, [&](const Path& folder) {
@@ -173,7 +211,7 @@ class Lti : public Command {
     });
   }
 
-  std::string a_, b_, c_, d_, input_, out_, discretized_, method_ = "zoh", view_ = "recurrence";
+  std::string a_, b_, c_, d_, input_, out_, plot_, discretized_, method_ = "zoh", view_ = "recurrence";
   double dt_ = 0, alpha_ = 0.5;
 };
 

@@ -1,4 +1,4 @@
-#include "cli/memory_plot.h"
+#include "cli/signal_plot.h"
 
 #include <algorithm>
 #include <cmath>
@@ -12,8 +12,8 @@ namespace {
 // Pixels.
 constexpr double kWidth = 900, kLeft = 20, kRight = 20, kTop = 84, kPanel = 132, kGap = 30, kBottom = 34;
 constexpr double kInner = kWidth - kLeft - kRight;
-constexpr const char *kInk = "#22252a", *kQuiet = "#77736a", *kGrid = "#e4e1da", *kSignal = "#b9b4a7",
-                     *kRecalled = "#1f6f5c", *kRemembered = "#f3f7f4";
+constexpr const char *kInk = "#22252a", *kQuiet = "#77736a", *kGrid = "#e4e1da", *kUnder = "#b9b4a7",
+                     *kOver = "#1f6f5c", *kTint = "#f3f7f4";
 
 std::string fixed(double value, int digits) {
   char buffer[64];
@@ -78,37 +78,38 @@ std::string label(double x, double y, const std::string& words, const std::strin
               "</text>\n");
 }
 
-std::string panel_svg(const Frame& frame, const MemoryPlot& plot, const MemoryPlot::Panel& panel, double top) {
-  const int64_t first = frame.samples - static_cast<int64_t>(panel.recalled.size());
+// From the least to the greatest value and a tenth more on either side, halved before subtracting so that nothing
+// overflows; a constant gets a frame of its own.
+Frame frame_of(const SignalPlot& plot, const SignalPlot::Panel& panel) {
+  const std::span<const double> values = panel.under.empty() ? panel.over : panel.under;
+  const auto [least, greatest] = std::minmax_element(values.begin(), values.end());
+  const double half = *greatest / 2 - *least / 2, middle = *greatest / 2 + *least / 2;
+  const double reach = half > 0 ? 1.2 * half : std::max(1.0, std::abs(middle));
+  return {plot.samples, middle - reach, middle + reach};
+}
+
+std::string panel_svg(const SignalPlot& plot, const SignalPlot::Panel& panel, double top) {
+  const Frame frame = frame_of(plot, panel);
+  const int64_t first = frame.samples - static_cast<int64_t>(panel.over.size());
+  const double left = frame.x(static_cast<double>(first)), right = frame.x(static_cast<double>(frame.samples));
   std::string svg = text("<g transform=\"translate(0 ", px(top), ")\">\n");
-  svg += text("<rect x=\"", px(frame.x(static_cast<double>(first))), "\" y=\"0\" width=\"",
-              px(frame.x(static_cast<double>(frame.samples)) - frame.x(static_cast<double>(first))), "\" height=\"",
-              px(kPanel), "\" fill=\"", kRemembered, "\"/>\n");
+  svg += text("<rect x=\"", px(left), "\" y=\"0\" width=\"", px(right - left), "\" height=\"", px(kPanel), "\" fill=\"",
+              kTint, "\"/>\n");
   const int64_t tick = tick_of(frame.samples);
   for (int64_t at = 0; at <= frame.samples; at += tick)
     svg +=
         text("<path d=\"M", px(frame.x(static_cast<double>(at))), " 0V", px(kPanel), "\" stroke=\"", kGrid, "\"/>\n");
-  svg += "<g clip-path=\"url(#panel)\">\n" + line(frame, 0, plot.signal, kSignal, 3) +
-         line(frame, first, panel.recalled, kRecalled, 1.5) + "</g>\n";
-  svg += label(kLeft, -7, grouped(panel.n) + (panel.n == 1 ? " number" : " numbers"), "font-weight=\"bold\"");
-  svg += label(kWidth - kRight, -7, "error " + percent(panel.error), "text-anchor=\"end\"");
+  svg += "<g clip-path=\"url(#panel)\">\n";
+  if (!panel.under.empty()) svg += line(frame, 0, panel.under, kUnder, 3);
+  if (!panel.over.empty()) svg += line(frame, first, panel.over, kOver, 1.5);
+  svg += "</g>\n" + label(kLeft, -7, panel.left, "font-weight=\"bold\"");
+  svg += label(kWidth - kRight, -7, panel.right, "text-anchor=\"end\"");
   return svg + "</g>\n";
 }
 
 }  // namespace
 
-std::string percent(double share) {
-  char buffer[64];
-  std::snprintf(buffer, sizeof buffer, "%.3g %%", 100 * share);
-  return buffer;
-}
-
-std::string memory_svg(const MemoryPlot& plot) {
-  const auto [least, greatest] = std::minmax_element(plot.signal.begin(), plot.signal.end());
-  // A tenth above and below, halved before subtracting so that no signal overflows; a constant gets a frame of its own.
-  const double half = *greatest / 2 - *least / 2, middle = *greatest / 2 + *least / 2;
-  const double reach = half > 0 ? 1.2 * half : std::max(1.0, std::abs(middle));
-  const Frame frame{static_cast<int64_t>(plot.signal.size()), middle - reach, middle + reach};
+std::string svg_of(const SignalPlot& plot) {
   const auto count = static_cast<double>(plot.panels.size());
   const double height = kTop + count * kPanel + (count - 1) * kGap + kBottom;
 
@@ -120,16 +121,17 @@ std::string memory_svg(const MemoryPlot& plot) {
               px(kPanel), "\"/></clipPath>\n");
   svg += label(kLeft, 24, plot.title, "font-size=\"16\" font-weight=\"bold\"");
   svg += label(kLeft, 43, plot.subtitle, text("fill=\"", kQuiet, "\""));
-  const double key = kWidth - kRight - 210;
-  svg += text("<path d=\"M", px(key), " 20h22\" stroke=\"", kSignal, "\" stroke-width=\"3\"/>\n");
-  svg += label(key + 28, 24, "the signal");
-  svg += text("<path d=\"M", px(key + 100), " 20h22\" stroke=\"", kRecalled, "\" stroke-width=\"1.5\"/>\n");
-  svg += label(key + 128, 24, "from the state");
+  const double key = kWidth - kRight - 300;
+  svg += text("<path d=\"M", px(key), " 20h22\" stroke=\"", kUnder, "\" stroke-width=\"3\"/>\n");
+  svg += label(key + 28, 24, plot.under);
+  svg += text("<path d=\"M", px(key + 190), " 20h22\" stroke=\"", kOver, "\" stroke-width=\"1.5\"/>\n");
+  svg += label(key + 218, 24, plot.over);
   double top = kTop;
-  for (const MemoryPlot::Panel& panel : plot.panels) {
-    svg += panel_svg(frame, plot, panel, top);
+  for (const SignalPlot::Panel& panel : plot.panels) {
+    svg += panel_svg(plot, panel, top);
     top += kPanel + kGap;
   }
+  const Frame frame{plot.samples, 0, 1};
   const int64_t tick = tick_of(frame.samples);
   for (int64_t at = 0; at <= frame.samples; at += tick)
     svg += label(frame.x(static_cast<double>(at)), height - 16, grouped(at),

@@ -178,11 +178,13 @@ class Lti : public Command {
                       const Tensor& u, const Tensor& y) const {
     const int64_t t = u.size(0);
     require(t >= 2, input_, ": the input is ", u.shape(), ", expected at least two tokens to draw");
+    const int64_t size = discrete.outputs * discrete.inputs;
+    require(t <= kMaxNumbers / size, input_, ": ", t,
+            " tokens are too many to draw the kernel of this system; expected ", "at most ", kMaxNumbers / size);
     const std::vector<double> input = first_channel(u), found = first_channel(y);
     std::vector<double> exact;
     if (!method.exact) exact = first_channel(output(discretize(continuous, dt_, Discretization::zero_order_hold()), u));
     const std::vector<double> kernels = convolution_kernel(discrete, t);
-    const int64_t size = discrete.outputs * discrete.inputs;
     std::vector<double> K;
     for (int64_t l = 0; l < t; ++l) K.push_back(kernels[static_cast<size_t>(l * size)]);
     require(std::all_of(K.begin(), K.end(), [](double value) { return std::isfinite(value); }),

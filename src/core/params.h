@@ -101,6 +101,7 @@ class Params {
   Var get(std::string_view name, const Shape& shape, const Init& init, Flags flags = {}) const;
   bool in_source(std::string_view name) const;  // false too when there is no source
   DType dtype() const { return store_->dtype(); }
+  const Device& device() const { return store_->device(); }
 
  private:
   std::string full(std::string_view name) const;

@@ -30,20 +30,18 @@ int64_t bytes_of(const StateSpec& spec, int64_t tokens) {
 std::vector<int64_t> token_counts(const Tensor& counts, const Seqs& seqs) {
   std::vector<int64_t> result(static_cast<size_t>(seqs.count()), 0);
   if (!counts) return result;
-  const Tensor here = counts.on(Device::cpu());
   for (size_t s = 0; s < result.size(); ++s) {
     const int64_t slot = seqs.slots[s];
-    require(0 <= slot && slot < here.count(), "slot ", slot, " of a state with ", here.count(), " slots");
-    result[s] = here.data<int64_t>()[slot];
+    require(0 <= slot && slot < counts.count(), "slot ", slot, " of a state with ", counts.count(), " slots");
+    result[s] = counts.data<int64_t>()[slot];
   }
   return result;
 }
 
 void advance_counts(const Ctx& ctx, Var& counts, const Seqs& seqs) {
   if (ctx.tape) counts = {counts.value.clone(), {}};
-  const Tensor here = counts.value.on(Device::cpu());
-  for (int64_t s = 0; s < seqs.count(); ++s) here.data<int64_t>()[seqs.slots[static_cast<size_t>(s)]] += seqs.length(s);
-  if (counts.value.device().is_cuda()) counts.value.copy_from(here);
+  for (int64_t s = 0; s < seqs.count(); ++s)
+    counts.value.data<int64_t>()[seqs.slots[static_cast<size_t>(s)]] += seqs.length(s);
 }
 
 void make_room(Var& entry, int64_t tokens) {
@@ -89,7 +87,7 @@ StatePool::StatePool(StateSpec spec, int64_t slots, const Device& device)
     const StateEntry& entry = spec_[i];
     DCHECK(!entry.per_token || (i > 0 && spec_[i - 1].dtype == DType::i64 && spec_[i - 1].shape == Shape{1}));
     const Shape shape = entry.per_token ? with_rows({rows, 0}, entry.shape) : with_rows({rows}, entry.shape);
-    rows_.push_back({Tensor::zeros(shape, entry.dtype, device), {}});
+    rows_.push_back({Tensor::zeros(shape, entry.dtype, entry.dtype == DType::i64 ? Device::cpu() : device), {}});
   }
   for (Slot slot = slots; slot-- > 0;) free_.push_back(slot);
 }
@@ -110,7 +108,7 @@ void StatePool::release(Slot slot) {
 Tensor StatePool::row(size_t entry, Slot slot) const {
   DCHECK(0 <= slot && slot < slots_);
   if (!spec_[entry].per_token) return rows_[entry].value.rows(slot, slot + 1);
-  const int64_t tokens = row(entry - 1, slot).on(Device::cpu()).item<int64_t>();
+  const int64_t tokens = row(entry - 1, slot).item<int64_t>();
   return tokens_of_slot(rows_[entry].value, slot).rows(0, tokens);
 }
 

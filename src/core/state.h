@@ -5,6 +5,9 @@
 // rows of a slot count, and n is the entry right before it, i64 {1}. The op that appends asks make_room() first, which
 // doubles the capacity of all slots, so a token is moved less than twice in all; the price is that a slot has room for
 // as many tokens as the longest. Saving, copying and restoring touch the n rows alone.
+//
+// Entries of i64 count tokens. They decide what is launched and what grows, so they are in the host's memory whatever
+// the device.
 #pragma once
 
 #include <span>

@@ -65,7 +65,6 @@ std::vector<Var> LanguageModel::run(const Ctx& ctx, const Block& block, const st
 
 // The place of each row in its sequence, i64 (t).
 Tensor LanguageModel::position_ids(const Ctx& ctx, const Seqs& seqs, Var* counts) const {
-  require(!ctx.device.is_cuda(), "learned positions do not run on a GPU yet; use --device cpu");
   const std::vector<int64_t> before = token_counts(counts ? counts->value : Tensor(), seqs);
   const Tensor ids = Tensor::empty({seqs.tokens()}, DType::i64);
   for (int64_t s = 0; s < seqs.count(); ++s) {

@@ -70,7 +70,9 @@ Attention::Attention(const Params& params, const AttentionConfig& config, int64_
       rotation_{
           .dim = config.rotary_emb_dim, .base = config.rotary_emb_base, .interleaved = config.rotary_emb_interleaved},
       alibi_(config.alibi),
-      state_dtype_(params.dtype() == DType::f64 ? DType::f64 : DType::f32) {
+      state_dtype_(params.dtype() == DType::f64 ? DType::f64 : DType::f32),
+      // What activations are kept in.
+      kv_dtype_(params.device().is_cuda() ? params.dtype() : state_dtype_) {
   const Init zero = Init::constant(0);
   const Flags f32{.keep_f32 = true}, f32_no_decay{.no_decay = true, .keep_f32 = true};
   const int64_t qkv = (m_ + 2 * g_) * p_, projected = qkv + 2 * mlp_, inner = m_ * p_ + mlp_;
@@ -118,7 +120,7 @@ StateSpec Attention::state() const {
   StateSpec spec;
   if (w_ > 0) spec.push_back({"conv", {w_ - 1, (m_ + 2 * g_) * p_}, state_dtype_});
   spec.push_back({"tokens", {1}, DType::i64});
-  spec.push_back({"kv", {2 * g_ * p_}, state_dtype_, true});
+  spec.push_back({"kv", {2 * g_ * p_}, kv_dtype_, true});
   return spec;
 }
 

@@ -41,7 +41,7 @@ class Attention final : public Mixer {
   double scale_;
   Rotation rotation_;
   bool alibi_;
-  DType state_dtype_;
+  DType state_dtype_, kv_dtype_;
   Var in_proj_, in_bias_, conv_weight_, conv_bias_, out_proj_, out_bias_;
 };
 

@@ -6,16 +6,13 @@
 namespace ssm {
 namespace {
 
-void turn(const Device& device, Threads& threads, const RopeTurn& args) {
-  device.is_ref() ? ref::rope_turn(args, threads) : cpu::rope_turn(args, threads);
-}
+void turn(const Device& device, Threads& threads, const RopeTurn& args) { SSM_RUN(device, threads, rope_turn, args); }
 
 }  // namespace
 
 Var rope(const Ctx& ctx, const Var& x, int64_t heads, const Rotation& rotation, const Seqs& seqs,
          const std::vector<int64_t>& before) {
   const Shape shape = x.value.shape();
-  require(!ctx.device.is_cuda(), "rope does not run on a GPU yet; use --device cpu");
   require(shape.rank() == 2 && heads > 0 && shape[1] > 0 && shape[1] % heads == 0, "rope: x is ", shape,
           ", expected (t, ", heads, " times the width of a head)");
   require(seqs.tokens() == shape[0] && static_cast<int64_t>(before.size()) == seqs.count(), "rope: x is ", shape,

@@ -7,7 +7,7 @@
 //
 //   x (t, heads p), may be columns of a wider matrix  ->  y (t, heads p)
 //
-// `before`: tokens of each sequence that came before its first row here. f32 (f64 on ref). Nothing is saved: the
+// `before`: tokens of each sequence that came before its first row here. f32 (f64 on ref, bf16 and f16 too on cuda). Nothing is saved: the
 // gradient is turned back by the same angles. Traffic: 8 bytes an element either way.
 #pragma once
 
@@ -42,6 +42,9 @@ void rope_turn(const RopeTurn&, Threads&);
 }
 namespace cpu {
 void rope_turn(const RopeTurn&, Threads&);
+}
+namespace cuda {
+void rope_turn(const RopeTurn&, Stream);
 }
 
 }  // namespace ssm

@@ -31,6 +31,8 @@ AttentionSizes check(const AttentionIn& in, const Seqs& seqs, const Var* counts,
   require(rows.rank() == 3 && rows[2] == 2 * in.groups * p && counts->value.shape() == Shape{rows[0], 1},
           "attention: kv is ", rows, " and counts ", counts->value.shape(), ", expected (slots, capacity, ",
           2 * in.groups * p, ") and (slots, 1)");
+  require(kv->value.dtype() == in.q.value.dtype(), "attention: kv is ", name_of(kv->value.dtype()), " and q ",
+          name_of(in.q.value.dtype()), ", expected the same");
   for (const int64_t n : sizes.before)
     require(0 <= n && n <= rows[1], "attention: ", n, " tokens in a state with room for ", rows[1]);
   return sizes;
@@ -50,6 +52,10 @@ void append(const Ctx& ctx, const AttentionIn& in, const AttentionSizes& sizes, 
   const Tensor old = kv.value;
   make_room(kv, needed);
   if (ctx.tape) kv = ctx.output(kv.value.storage() == old.storage() ? old.clone() : kv.value);
+  if constexpr (kHasCuda)  // one kernel for any number of sequences
+    if (ctx.device.is_cuda())
+      return cuda::attention_append({.sizes = sizes, .seqs = seqs, .k = in.k.value, .v = in.v.value, .kv = kv.value},
+                                    cuda::stream(ctx.device));
   const int64_t width = in.groups * sizes.p;
   for (int64_t s = 0; s < seqs.count(); ++s) {
     const int64_t begin = seqs.offsets[static_cast<size_t>(s)], end = begin + seqs.length(s);
@@ -106,7 +112,7 @@ void backward(const Device& device, Threads& threads, const AttentionSizes& size
     back.dk = start(k_out.out, back.k);
     back.dv = start(v_out.out, back.v);
   }
-  device.is_ref() ? ref::attention_backward(back, threads) : cpu::attention_backward(back, threads);
+  SSM_RUN(device, threads, attention_backward, back);
   if (carried) distribute(dkv, sizes, seqs, k_out.out, v_out.out, kv_out.out);
 }
 
@@ -125,7 +131,6 @@ std::vector<double> alibi_slopes(int64_t heads) {
 }
 
 Var attention(const Ctx& ctx, const AttentionIn& in, const Seqs& seqs, Var* counts, Var* kv) {
-  require(!ctx.device.is_cuda(), "attention does not run on a GPU yet; use --device cpu");
   const AttentionSizes sizes = check(in, seqs, counts, kv);
   const Var before = kv ? *kv : Var{};
   Tensor k = in.k.value, v = in.v.value;
@@ -141,7 +146,7 @@ Var attention(const Ctx& ctx, const AttentionIn& in, const Seqs& seqs, Var* coun
                               .k = k,
                               .v = v,
                               .out = Tensor::empty(in.q.value.shape(), in.q.value.dtype(), ctx.device)};
-  ctx.device.is_ref() ? ref::attention_forward(args, *ctx.threads) : cpu::attention_forward(args, *ctx.threads);
+  SSM_RUN(ctx.device, *ctx.threads, attention_forward, args);
   const Var out = ctx.output(args.out);
   if (!ctx.tape) return out;
   std::vector<GradPtr> outputs = {out.grad};

@@ -11,7 +11,7 @@
 //
 // slope is 0, or ALiBi's of the head (Press et al. 2022; README.md). i counts from the start of the sequence's rows. No
 // state: n = 0, nothing is kept. Without a tape rows are appended in place, under a tape `*kv` and `*counts` become new
-// values. f32 (f64 on ref).
+// values. counts are in the host's memory. All of one dtype: f32 (f64 on ref, bf16 and f16 too on cuda).
 //
 // Saved for backward: q, k, v or with a state the new kv; P is made again. Work: 4 p operations for each head, row and
 // key forward, 10 p backward; memory: 4 bytes for each of about 2^18 scores a thread.
@@ -53,6 +53,14 @@ struct AttentionForward {
   Tensor out;
 };
 
+// (1) and (4): the rows of k and v (t, g p) behind the others of their slots in kv (slots, capacity, 2 g p).
+struct AttentionAppend {
+  const AttentionSizes& sizes;
+  const Seqs& seqs;
+  Tensor k, v;
+  Tensor kv;
+};
+
 struct AttentionBackward {
   const AttentionSizes& sizes;
   const Seqs& seqs;
@@ -69,6 +77,11 @@ namespace cpu {
 void attention_forward(const AttentionForward&, Threads&);
 void attention_backward(const AttentionBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void attention_append(const AttentionAppend&, Stream);
+void attention_forward(const AttentionForward&, Stream);
+void attention_backward(const AttentionBackward&, Stream);
+}  // namespace cuda
 
 // Keys or values of one sequence and one group of heads: row j is (n + rows of s, p) row j.
 template <class T>

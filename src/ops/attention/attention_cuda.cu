@@ -1,0 +1,75 @@
+// attention on a GPU: which kernels a call takes, the tables they read, and the rows that join a state.
+#include "core/cuda_kernel.cuh"
+#include "ops/attention/attention.h"
+#include "ops/attention/attention_cuda.cuh"
+#include "ops/sequence_of.cuh"
+
+#include <algorithm>
+
+namespace ssm::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+// (1), (4): a thread moves a channel of k or v of one row.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    append_kernel(Rows<const T> k, Rows<const T> v, T* kv, AttentionPlaces places, int64_t sequences) {
+  const int64_t width = places.groups * places.p, at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x,
+                row = at / (2 * width), c = at % (2 * width);
+  if (row >= places.tokens) return;
+  const int64_t s = sequence_of(places.offsets, sequences, row),
+                token = places.keys_before(s) + row - places.offsets[s];
+  kv[places.first_key(s) + token * places.key_stride + c] = c < width ? k[row][c] : v[row][c - width];
+}
+
+}  // namespace
+
+AttentionTables::AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, const Tensor& q, const Tensor& k) {
+  const Device& device = q.device();
+  const auto& tables = seqs.tables(device);
+  const bool carried = k.rank() == 3;
+  if (carried) before = Tensor::of(sizes.before).on(device);
+  const auto flat = [](double slope) { return slope == 0; };
+  if (!std::all_of(sizes.slopes.begin(), sizes.slopes.end(), flat))
+    slopes = Tensor::of(std::vector<float>(sizes.slopes.begin(), sizes.slopes.end())).on(device);
+  places = {.offsets = elements<const int64_t>(tables.offsets),
+            .slots = carried ? elements<const int64_t>(tables.slots) : nullptr,
+            .before = elements<const int64_t>(before),
+            .slopes = elements<const float>(slopes),
+            .tokens = q.size(0),
+            .key_stride = k.stride(-2),
+            .slot_stride = carried ? k.stride(0) : 0,
+            .heads = sizes.heads,
+            .groups = sizes.groups,
+            .p = sizes.p,
+            .scale = static_cast<float>(sizes.scale)};
+}
+
+Tensor key_pieces(const AttentionSizes& sizes, const Seqs& seqs, int64_t length, const Device& device) {
+  std::vector<int64_t> rows;
+  for (int64_t s = 0; s < seqs.count(); ++s) {
+    if (seqs.length(s) == 0) continue;
+    const int64_t keys = sizes.before[static_cast<size_t>(s)] + seqs.length(s);
+    for (int64_t at = 0; at < keys; at += length)
+      rows.insert(rows.end(), {s, at, std::min(length, keys - at), at / length});
+  }
+  const auto pieces = static_cast<int64_t>(rows.size()) / 4;
+  return Tensor::of(std::span<const int64_t>(rows), {pieces, 4}).on(device);
+}
+
+void attention_append(const AttentionAppend& args, Stream stream) {
+  const AttentionTables tables(args.sizes, args.seqs, args.k, args.kv);
+  const int64_t blocks = divide_up(args.kv.size(2) * args.k.size(0), kThreads);
+  require(blocks < (int64_t{1} << 31), "attention: ", args.k.size(0), " rows join a state in one call; pass fewer");
+  with_element(args.kv.dtype(), "attention", [&]<class T>(T) {
+    launch("attention append", append_kernel<T>, dim3(static_cast<unsigned>(blocks)), kThreads, stream,
+           rows<const T>(args.k), rows<const T>(args.v), elements<T>(args.kv), tables.places, args.seqs.count());
+  });
+}
+
+void attention_forward(const AttentionForward& args, Stream stream) { attention_plain_forward(args, stream); }
+
+void attention_backward(const AttentionBackward& args, Stream stream) { attention_plain_backward(args, stream); }
+
+}  // namespace ssm::cuda

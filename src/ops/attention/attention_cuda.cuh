@@ -1,0 +1,37 @@
+// What attention's kernels share: where the queries and keys of each sequence lie.
+#pragma once
+
+#include "core/cuda_kernel.cuh"
+#include "ops/attention/attention.h"
+
+namespace ssm::cuda {
+
+struct AttentionPlaces {
+  const int64_t *offsets, *slots, *before;  // of sequences; slots and before null without a state
+  const float* slopes;                      // (m), or null
+  int64_t tokens, key_stride, slot_stride;  // of rows of k and v, and of slots, in elements
+  int64_t heads, groups, p;
+  float scale;
+
+  // Elements in front of a sequence's first key.
+  __device__ int64_t first_key(int64_t s) const { return slots ? slots[s] * slot_stride : offsets[s] * key_stride; }
+  __device__ int64_t keys_before(int64_t s) const { return before ? before[s] : 0; }
+  __device__ int64_t length(int64_t s) const { return offsets[s + 1] - offsets[s]; }
+  __device__ int64_t group_of(int64_t head) const { return head * groups / heads; }
+};
+
+// The same with what it points to.
+struct AttentionTables {
+  AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, const Tensor& q, const Tensor& k);
+  Tensor before, slopes;
+  AttentionPlaces places;
+};
+
+// i64 (pieces, 4) like Seqs::pieces, of all keys of the sequences.
+Tensor key_pieces(const AttentionSizes& sizes, const Seqs& seqs, int64_t length, const Device& device);
+
+// For f32, and shapes that tensor cores do not take (attention_plain_cuda.cu).
+void attention_plain_forward(const AttentionForward&, Stream);
+void attention_plain_backward(const AttentionBackward&, Stream);
+
+}  // namespace ssm::cuda

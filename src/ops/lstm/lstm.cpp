@@ -33,32 +33,31 @@ void backward(const Device& device, Threads& threads, const Seqs& seqs, const Wa
                     .seqs = seqs,
                     .dy = b.grad(0)};
   if (back.h) back.dnew_h = b.grad_if_any(1), back.dnew_c = b.grad_if_any(2);
-  back.dx = x_out.out ? x_out.out : Tensor::empty(back.gates.shape(), back.gates.dtype(), device);
+  back.dx = x_out.out ? x_out.out : Tensor::empty(back.gates.shape(), back.y.dtype(), device);
   back.dweight = weight_out.out;
   back.dbias = bias_out.out;
   back.dh = h_out.out;
   back.dc = c_out.out;
-  device.is_ref() ? ref::lstm_backward(back, threads) : cpu::lstm_backward(back, threads);
+  SSM_RUN(device, threads, lstm_backward, back);
 }
 
 }  // namespace
 
 Var lstm(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias, const Seqs& seqs, Var* h, Var* c) {
-  require(!ctx.device.is_cuda(), "lstm does not run on a GPU yet; use --device cpu");
   require((h == nullptr) == (c == nullptr), "lstm: a state is h and c");
   const Var h_before = h ? *h : Var{}, c_before = c ? *c : Var{};
   check(x.value, weight.value, bias.value, seqs, h_before.value, c_before.value);
   const int64_t t = x.value.size(0), e = x.value.size(1) / 4;
-  const auto empty = [&](int64_t columns) { return Tensor::empty({t, columns}, x.value.dtype(), ctx.device); };
+  const auto empty = [&](int64_t columns, DType dtype) { return Tensor::empty({t, columns}, dtype, ctx.device); };
   LstmForward args{
       .x = x.value, .weight = weight.value, .bias = bias.value, .seqs = seqs, .h = h_before.value, .c = c_before.value};
-  args.y = empty(e);
+  args.y = empty(e, x.value.dtype());
   if (ctx.tape) {
-    args.gates = empty(4 * e);
-    args.cells = empty(e);
+    args.gates = empty(4 * e, accumulator_of(x.value.dtype()));
+    args.cells = empty(e, accumulator_of(x.value.dtype()));
     if (h) args.h = args.h.clone(), args.c = args.c.clone();
   }
-  ctx.device.is_ref() ? ref::lstm_forward(args, *ctx.threads) : cpu::lstm_forward(args, *ctx.threads);
+  SSM_RUN(ctx.device, *ctx.threads, lstm_forward, args);
   const Var y = ctx.output(args.y);
   if (!ctx.tape) return y;
   std::vector<GradPtr> outputs = {y.grad};

@@ -25,7 +25,7 @@ OpCase op_case(const LstmCase& c) {
   return {.name = text("lstm t=", seqs.tokens(), " sequences=", seqs.count(), " e=", c.e,
                        with_state ? " with state" : "", c.with_bias ? "" : " without bias"),
           .inputs = {{"x", {seqs.tokens(), 4 * c.e + c.wider}, -2, 2},
-                     {"weight", {4 * c.e, c.e}, -1, 1, Role::exact},
+                     {"weight", {4 * c.e, c.e}, -1, 1, Role::weight},
                      {"bias", c.with_bias ? Shape{4 * c.e} : Shape{}, -1, 1, Role::exact},
                      {"h", state, -1, 1, Role::exact},
                      {"c", state, -2, 2, Role::exact}},
@@ -39,12 +39,7 @@ OpCase op_case(const LstmCase& c) {
           .reduction = 4 * c.e * std::max<int64_t>(1, seqs.longest)};  // an error goes through all rows after it
 }
 
-void check_on_host(const OpCase& c) {
-  check_gradient(c);
-  check_cpu(c);
-}
-
-TEST(Lstm, RefAndCpuAgreeOnUglySizes) {
+TEST(Lstm, EveryDeviceAgreesOnUglySizes) {
   for (const LstmCase& c : std::vector<LstmCase>{
            {{1}, 1},
            {{2}, 7, false},
@@ -52,18 +47,20 @@ TEST(Lstm, RefAndCpuAgreeOnUglySizes) {
            {{13, 2}, 5, true, {}, 0, 3},
            {{0, 0}, 4},
        })
-    check_on_host(op_case(c));
-  check_cpu(op_case({{40, 3}, 33}));
+    check_op(op_case(c));
+  if (skipped_for_want_of_gpu()) return;
+  const OpCase wide = op_case({{40, 3}, 33});
+  test_devices().back().first.is_cuda() ? check_cuda(wide) : check_cpu(wide);
 }
 
-TEST(Lstm, RefAndCpuCarryState) {
+TEST(Lstm, EveryDeviceCarriesState) {
   for (const LstmCase& c : std::vector<LstmCase>{
            {{1}, 9, true, {0}, 1},
            {{1, 1, 1}, 4, true, {2, 0, 1}, 3},
            {{2, 0, 3, 4}, 5, false, {5, 1, 0, 3}, 6},
            {{0, 0}, 3, true, {1, 0}, 3},
        })
-    check_on_host(op_case(c));
+    check_op(op_case(c));
 }
 
 TEST(Lstm, SameBitsForAnyNumberOfThreads) {

@@ -1,6 +1,9 @@
 // Writing on a GPU: one step takes the last token of each sequence of a batch through the model, multiplies the head
 // and chooses the next tokens, all on the GPU, recorded once as a graph for each size of batch and replayed. The host
 // only looks at the tokens, one step behind, so that the GPU never waits for it.
+//
+// A state that grows with the tokens (attention's) is moved when it is full and read to another length at every step:
+// then steps are queued as they are, for the rows there are, and nothing is recorded.
 #pragma once
 
 #include <map>
@@ -54,6 +57,7 @@ class GraphDecoder {
   const Model& model_;
   Ctx ctx_;
   StatePool& pool_;
+  const bool grows_;  // the state, with the tokens
   std::map<int64_t, std::unique_ptr<Bucket>> buckets_;
   Bucket* active_ = nullptr;
   int64_t rows_ = 0;

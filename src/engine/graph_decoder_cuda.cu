@@ -68,7 +68,12 @@ struct GraphDecoder::Result {
 };
 
 GraphDecoder::GraphDecoder(const Model& model, Threads& threads, StatePool& pool)
-    : model_(model), ctx_{.device = model.options().device, .threads = &threads}, pool_(pool) {}
+    : model_(model),
+      ctx_{.device = model.options().device, .threads = &threads},
+      pool_(pool),
+      // Counts of tokens decide on the host what is launched (core/state.h).
+      grows_(std::any_of(pool.spec().begin(), pool.spec().end(),
+                         [](const StateEntry& entry) { return entry.dtype == DType::i64; })) {}
 GraphDecoder::~GraphDecoder() = default;
 
 int64_t GraphDecoder::queued() const { return static_cast<int64_t>(queued_); }
@@ -82,7 +87,7 @@ GraphDecoder::Bucket& GraphDecoder::bucket(int64_t rows) {
 void GraphDecoder::start(std::span<const Row> rows) {
   DCHECK(queued_ == 0 && !rows.empty());
   rows_ = static_cast<int64_t>(rows.size());
-  active_ = &bucket(filled_up(rows_));
+  active_ = &bucket(grows_ ? rows_ : filled_up(rows_));
   const auto count = static_cast<size_t>(active_->rows);
   std::vector<int64_t> slots(count, pool_.scratch()), top_k(count, 0);
   std::vector<float> temperature(count, 0), top_p(count, 1);
@@ -95,7 +100,10 @@ void GraphDecoder::start(std::span<const Row> rows) {
     top_k[i] = options.top_k;
     random_ = random_ || options.temperature != 0;
   }
-  active_->slots.copy_from(Tensor::of(slots));
+  if (grows_)
+    active_->seqs = Seqs::ragged(std::vector<int64_t>(count, 1), slots);
+  else
+    active_->slots.copy_from(Tensor::of(slots));
   active_->top_k.copy_from(Tensor::of(top_k));
   active_->temperature.copy_from(Tensor::of(temperature));
   active_->top_p.copy_from(Tensor::of(top_p));
@@ -136,7 +144,7 @@ void GraphDecoder::step(std::span<const double> uniforms) {
   DCHECK(active_ && queued_ < kResults);
   if (random_) set_uniforms(active_->uniform, uniforms);
   Bucket::Step& recorded = random_ ? active_->drawing : active_->greedy;
-  if (!recorded.warm) {
+  if (grows_ || !recorded.warm) {
     forward(*active_);
     recorded.warm = true;
   } else {

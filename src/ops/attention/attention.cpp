@@ -90,10 +90,11 @@ struct Wanted {
 };
 
 void backward(const Device& device, Threads& threads, const AttentionSizes& sizes, const Seqs& seqs,
-              const Wanted& wanted, const Backward& b) {
+              const Wanted& wanted, bool with_lse, const Backward& b) {
   const GradOut q_out(wanted.q), k_out(wanted.k), v_out(wanted.v), kv_out(wanted.kv);
   AttentionBackward back{
       .sizes = sizes, .seqs = seqs, .q = b.saved("q"), .k = b.saved("k"), .v = b.saved("v"), .dout = b.grad(0)};
+  if (with_lse) back.out = b.saved("out"), back.lse = b.saved("lse");
   const auto zeros = [&](const Shape& shape) { return Tensor::zeros(shape, back.q.dtype(), device); };
   back.dq = q_out.out ? q_out.out : zeros(back.q.shape());
   const bool carried = back.k.rank() == 3;
@@ -140,22 +141,27 @@ Var attention(const Ctx& ctx, const AttentionIn& in, const Seqs& seqs, Var* coun
     k = kv->value.columns(0, in.groups * sizes.p);
     v = kv->value.columns(in.groups * sizes.p, 2 * in.groups * sizes.p);
   }
-  const AttentionForward args{.sizes = sizes,
-                              .seqs = seqs,
-                              .q = in.q.value,
-                              .k = k,
-                              .v = v,
-                              .out = Tensor::empty(in.q.value.shape(), in.q.value.dtype(), ctx.device)};
+  AttentionForward args{.sizes = sizes,
+                        .seqs = seqs,
+                        .q = in.q.value,
+                        .k = k,
+                        .v = v,
+                        .out = Tensor::empty(in.q.value.shape(), in.q.value.dtype(), ctx.device)};
+  if constexpr (kHasCuda)
+    if (ctx.tape && ctx.device.is_cuda() && cuda::wants_lse(args))
+      args.lse = Tensor::empty({in.heads, in.q.value.size(0)}, DType::f32, ctx.device);
   SSM_RUN(ctx.device, *ctx.threads, attention_forward, args);
   const Var out = ctx.output(args.out);
   if (!ctx.tape) return out;
   std::vector<GradPtr> outputs = {out.grad};
   if (kv) outputs.push_back(kv->grad);
   const Wanted wanted{in.q.grad, in.k.grad, in.v.grad, before.grad};
-  ctx.tape->record("attention", {{"q", args.q}, {"k", k}, {"v", v}}, outputs,
-                   [device = ctx.device, threads = ctx.threads, sizes, seqs, wanted](const Backward& b) {
-                     backward(device, *threads, sizes, seqs, wanted, b);
-                   });
+  std::vector<Saved> saved = {{"q", args.q}, {"k", k}, {"v", v}};
+  if (args.lse) saved.insert(saved.end(), {{"out", args.out}, {"lse", args.lse}});
+  ctx.tape->record(
+      "attention", saved, outputs,
+      [device = ctx.device, threads = ctx.threads, sizes, seqs, wanted, with_lse = static_cast<bool>(args.lse)](
+          const Backward& b) { backward(device, *threads, sizes, seqs, wanted, with_lse, b); });
   return out;
 }
 

@@ -13,7 +13,8 @@
 // state: n = 0, nothing is kept. Without a tape rows are appended in place, under a tape `*kv` and `*counts` become new
 // values. counts are in the host's memory. All of one dtype: f32 (f64 on ref, bf16 and f16 too on cuda).
 //
-// Saved for backward: q, k, v or with a state the new kv; P is made again. Work: 4 p operations for each head, row and
+// Saved for backward: q, k, v or with a state the new kv; in bf16 and f16 out and 4 bytes a row and head; P is made
+// again. Work: 4 p operations for each head, row and
 // key forward, 10 p backward; memory: 4 bytes for each of about 2^18 scores a thread.
 #pragma once
 
@@ -51,6 +52,7 @@ struct AttentionForward {
   const Seqs& seqs;
   Tensor q, k, v;
   Tensor out;
+  Tensor lse;  // (m, t) f32: log2 of the sum of (3) below the line. On cuda, where wants_lse() says so; else absent
 };
 
 // (1) and (4): the rows of k and v (t, g p) behind the others of their slots in kv (slots, capacity, 2 g p).
@@ -65,8 +67,9 @@ struct AttentionBackward {
   const AttentionSizes& sizes;
   const Seqs& seqs;
   Tensor q, k, v, dout;
-  Tensor dq;      // assigned
-  Tensor dk, dv;  // of k's shape; added to
+  Tensor out, lse;  // on cuda, as in the forward; else absent
+  Tensor dq;        // assigned
+  Tensor dk, dv;    // of k's shape; added to
 };
 
 namespace ref {
@@ -79,6 +82,7 @@ void attention_backward(const AttentionBackward&, Threads&);
 }  // namespace cpu
 namespace cuda {
 void attention_append(const AttentionAppend&, Stream);
+bool wants_lse(const AttentionForward&);  // and out, to be kept for the backward
 void attention_forward(const AttentionForward&, Stream);
 void attention_backward(const AttentionBackward&, Stream);
 }  // namespace cuda

@@ -23,6 +23,19 @@ __global__ void __launch_bounds__(kThreads)
   kv[places.first_key(s) + token * places.key_stride + c] = c < width ? k[row][c] : v[row][c - width];
 }
 
+// Whether all rows begin on a boundary of `bytes`.
+bool rows_on(const Tensor& tensor, int64_t bytes) {
+  bool all = reinterpret_cast<uintptr_t>(tensor.raw()) % static_cast<uintptr_t>(bytes) == 0;
+  for (int dim = 0; dim + 1 < tensor.rank(); ++dim)
+    all = all && tensor.stride(dim) * bytes_of(tensor.dtype()) % bytes == 0;
+  return all;
+}
+
+bool tiles_take(const AttentionForward& args) {
+  return args.q.dtype() != DType::f32 && args.sizes.p % 8 == 0 && args.sizes.p <= 256 && rows_on(args.q, 16) &&
+         rows_on(args.k, 16) && rows_on(args.v, 16) && rows_on(args.out, 4);
+}
+
 }  // namespace
 
 AttentionTables::AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, const Tensor& q, const Tensor& k) {
@@ -68,8 +81,16 @@ void attention_append(const AttentionAppend& args, Stream stream) {
   });
 }
 
-void attention_forward(const AttentionForward& args, Stream stream) { attention_plain_forward(args, stream); }
+bool wants_lse(const AttentionForward& args) { return tiles_take(args) && args.sizes.p <= kMostBackwardWidth; }
 
-void attention_backward(const AttentionBackward& args, Stream stream) { attention_plain_backward(args, stream); }
+void attention_forward(const AttentionForward& args, Stream stream) {
+  tiles_take(args) ? attention_tile_forward(args, stream) : attention_plain_forward(args, stream);
+}
+
+void attention_backward(const AttentionBackward& args, Stream stream) {
+  const bool tiles = args.lse && rows_on(args.dout, 16) && rows_on(args.out, 4) && rows_on(args.dq, 4) &&
+                     rows_on(args.dk, 4) && rows_on(args.dv, 4);
+  tiles ? attention_tile_backward(args, stream) : attention_plain_backward(args, stream);
+}
 
 }  // namespace ssm::cuda

@@ -30,6 +30,10 @@ struct AttentionTables {
 // i64 (pieces, 4) like Seqs::pieces, of all keys of the sequences.
 Tensor key_pieces(const AttentionSizes& sizes, const Seqs& seqs, int64_t length, const Device& device);
 
+// bf16 and f16, rows on 16 bytes (attention_forward_cuda.cu, attention_backward_cuda.cu).
+void attention_tile_forward(const AttentionForward&, Stream);
+constexpr int kMostBackwardWidth = 128;  // of a head, there
+void attention_tile_backward(const AttentionBackward&, Stream);
 // For f32, and shapes that tensor cores do not take (attention_plain_cuda.cu).
 void attention_plain_forward(const AttentionForward&, Stream);
 void attention_plain_backward(const AttentionBackward&, Stream);

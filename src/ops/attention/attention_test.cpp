@@ -69,7 +69,12 @@ TEST(Attention, EveryDeviceAgreesOnUglySizes) {
            {{0, 0}, 2, 1, 4},
        })
     check_op(op_case(c));
-  for (const AttentionCase& c : std::vector<AttentionCase>{{{127, 129}, 2, 1, 20}, {{300}, 2, 2, 64, true}})
+  for (const AttentionCase& c : std::vector<AttentionCase>{{{127, 129}, 2, 1, 20},
+                                                           {{300}, 2, 2, 64, true},
+                                                           {{200, 0, 1, 65}, 4, 2, 24},
+                                                           {{129, 70}, 2, 1, 128},
+                                                           {{70}, 1, 1, 136, true, {}, {}, 0, true},
+                                                           {{40, 150}, 4, 2, 64, true, {2, 0}, {99, 0, 7}, 300}})
     check_fast_device(op_case(c));  // more than a tile
   // A few rows behind more keys than one range of them, of which the first of three rows does not see the last.
   for (const AttentionCase& c : std::vector<AttentionCase>{{{1, 3}, 4, 2, 7, true, {1, 0}, {1022, 511}, 1030},

@@ -21,9 +21,14 @@ Threads& some_threads() {
   return threads;
 }
 
-std::unique_ptr<Model> small_model(const ModelOptions& options = {}) {
-  return Model::create(ModelConfig::from_json(R"({"d_model": 24, "n_layer": 2, "vocab_size": 37})", "test"), 1,
-                       options);
+constexpr const char* kSmall = R"({"d_model": 24, "n_layer": 2, "vocab_size": 37})";
+// Mamba, then attention, with an MLP in each block and learned positions.
+constexpr const char* kHybrid =
+    R"({"d_model": 24, "n_layer": 2, "vocab_size": 37, "d_intermediate": 20, "learned_positions": 2000,
+        "attn_layer_idx": [1], "attn_cfg": {"causal": true, "num_heads": 3, "num_heads_kv": 1, "rotary_emb_dim": 4}})";
+
+std::unique_ptr<Model> small_model(const ModelOptions& options = {}, const char* config = kSmall) {
+  return Model::create(ModelConfig::from_json(config, "test"), 1, options);
 }
 
 std::vector<int64_t> some_ids(int64_t count, uint64_t which) {
@@ -145,20 +150,23 @@ TEST(Batch, ManySequencesWriteWhatTheyWriteAlone) {
   for (size_t i = 0; i < requests.size(); ++i) EXPECT_EQ(results[i].ids, alone(*model, requests[i]).ids) << i;
 }
 
-// Recorded graphs are padded to sizes of their own, some of which are more than the pool has rows. With penalties the
-// host chooses, without them the GPU.
+// Recorded graphs are padded to sizes of their own, some of which are more than the pool has rows; nothing is recorded
+// where a state grows. With penalties the host chooses, without them the GPU.
 TEST(BatchCuda, WritesWhatTheCpuWritesAtEveryNumberOfSequences) {
   if (!test::test_devices().front().first.is_cuda() || test::skipped_for_want_of_gpu()) return;
-  const auto on_cpu = small_model(), on_gpu = small_model({.device = Device::cuda()});
-  std::vector<Request> requests = some_requests();
-  for (size_t i = 0; i < requests.size(); i += 2) requests[i].options.sampler.frequency_penalty = 0;
-  std::vector<Result> expected;
-  for (const Request& request : requests) expected.push_back(alone(*on_cpu, request));
-  for (const int64_t parallel : {1, 2, 3, 5, 6, 9, 17, 22}) {
-    const std::vector<Result> results = together(*on_gpu, requests, parallel);
-    for (size_t i = 0; i < requests.size(); ++i) {
-      EXPECT_EQ(results[i].ids, expected[i].ids) << "request " << i << " of " << parallel;
-      EXPECT_EQ(results[i].end.tokens, expected[i].end.tokens);
+  for (const char* config : {kSmall, kHybrid}) {
+    SCOPED_TRACE(config);
+    const auto on_cpu = small_model({}, config), on_gpu = small_model({.device = Device::cuda()}, config);
+    std::vector<Request> requests = some_requests();
+    for (size_t i = 0; i < requests.size(); i += 2) requests[i].options.sampler.frequency_penalty = 0;
+    std::vector<Result> expected;
+    for (const Request& request : requests) expected.push_back(alone(*on_cpu, request));
+    for (const int64_t parallel : {1, 2, 3, 5, 6, 9, 17, 22}) {
+      const std::vector<Result> results = together(*on_gpu, requests, parallel);
+      for (size_t i = 0; i < requests.size(); ++i) {
+        EXPECT_EQ(results[i].ids, expected[i].ids) << "request " << i << " of " << parallel;
+        EXPECT_EQ(results[i].end.tokens, expected[i].end.tokens);
+      }
     }
   }
 }

@@ -31,6 +31,13 @@ bool rows_on(const Tensor& tensor, int64_t bytes) {
   return all;
 }
 
+bool few_rows(const AttentionForward& args) {
+  constexpr int64_t kFew = 4;  // beyond, a tile of rows reads the keys fewer times
+  const int64_t bytes = args.sizes.p * bytes_of(args.q.dtype());
+  return args.seqs.longest <= kFew && bytes % 16 == 0 && bytes <= 512 && rows_on(args.q, 16) && rows_on(args.k, 16) &&
+         rows_on(args.v, 16);
+}
+
 bool tiles_take(const AttentionForward& args) {
   return args.q.dtype() != DType::f32 && args.sizes.p % 8 == 0 && args.sizes.p <= 256 && rows_on(args.q, 16) &&
          rows_on(args.k, 16) && rows_on(args.v, 16) && rows_on(args.out, 4);
@@ -84,6 +91,7 @@ void attention_append(const AttentionAppend& args, Stream stream) {
 bool wants_lse(const AttentionForward& args) { return tiles_take(args) && args.sizes.p <= kMostBackwardWidth; }
 
 void attention_forward(const AttentionForward& args, Stream stream) {
+  if (!args.lse && few_rows(args)) return attention_rows_forward(args, stream);
   tiles_take(args) ? attention_tile_forward(args, stream) : attention_plain_forward(args, stream);
 }
 

@@ -1,6 +1,7 @@
 // attention of few rows over many keys, which is how text is written: bound by reading keys and values. A block takes
 // one row and head through a range of 256 keys; lanes side by side read a key's 16-byte chunks. A second kernel joins
 // the ranges in order. Equations: attention.h, README.md.
+#include <algorithm>
 #include <cmath>
 
 #include "ops/attention/attention_cuda.cuh"
@@ -21,11 +22,13 @@ struct Partial {
   }
 };
 
+// The largest score of none, or of none but NaN, must not make another NaN.
+__device__ __forceinline__ float finite(float largest) { return largest == -INFINITY ? 0 : largest; }
+
 // kLanes: lanes of a key.
 template <class T, int kLanes>
 __global__ void __launch_bounds__(kThreads)
-    range_kernel(Rows<const T> q, const T* k, const T* v, AttentionPlaces places, int64_t sequences,
-                 Partial partial) {
+    range_kernel(Rows<const T> q, const T* k, const T* v, AttentionPlaces places, int64_t sequences, Partial partial) {
   constexpr int kVector = 16 / sizeof(T), kGroups = kThreads / kLanes;
   __shared__ float largest_of[kGroups], sum_of[kGroups], values_of[kThreads * kVector];
   const int64_t row = blockIdx.x / places.heads, head = blockIdx.x % places.heads, range = blockIdx.y;
@@ -41,7 +44,8 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
   for (int i = 0; i < kVector; ++i) query[i] *= places.scale * 1.4426950408889634f;
   const float slope = places.slopes ? places.slopes[head] * 1.4426950408889634f : 0;
-  for (int64_t key = begin + group; key <= last && key < begin + kRange; key += kAhead * kGroups) {
+  for (int64_t first = begin; first <= last && first < begin + kRange; first += kAhead * kGroups) {
+    const int64_t key = first + group;
     Pack<T, kVector> K[kAhead] = {}, V[kAhead] = {};
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
@@ -58,18 +62,18 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
       for (int i = 0; i < kVector; ++i) dot = fmaf(query[i], to_float(K[a].value[i]), dot);
 #pragma unroll
-      for (int step = kLanes / 2; step > 0; step /= 2) dot += __shfl_xor_sync(__activemask(), dot, step);
+      for (int step = kLanes / 2; step > 0; step /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, step);
       score[a] = j > last || j >= begin + kRange ? -INFINITY : dot + slope * static_cast<float>(j - last);
       most = fmaxf(most, score[a]);
     }
-    const float before = exp2f(largest - most);
+    const float base = finite(most), before = exp2f(largest - base);
     largest = most;
     sum *= before;
 #pragma unroll
     for (int i = 0; i < kVector; ++i) sums[i] *= before;
 #pragma unroll
     for (int a = 0; a < kAhead; ++a) {
-      const float weight = exp2f(score[a] - most);
+      const float weight = exp2f(score[a] - base);
       sum += weight;
 #pragma unroll
       for (int i = 0; i < kVector; ++i) sums[i] = fmaf(weight, to_float(V[a].value[i]), sums[i]);
@@ -81,16 +85,17 @@ __global__ void __launch_bounds__(kThreads)
   __syncthreads();
   float most = -INFINITY;
   for (int g = 0; g < kGroups; ++g) most = fmaxf(most, largest_of[g]);
+  const float base = finite(most);
   float* const to = partial.at(row, head, range);
   for (int channel = static_cast<int>(threadIdx.x); channel < p; channel += kThreads) {
     float all = 0;
     for (int g = 0; g < kGroups; ++g)
-      all = fmaf(exp2f(largest_of[g] - most), values_of[g * kLanes * kVector + channel], all);
+      all = fmaf(exp2f(largest_of[g] - base), values_of[g * kLanes * kVector + channel], all);
     to[2 + channel] = all;
   }
   if (threadIdx.x != 0) return;
   float all = 0;
-  for (int g = 0; g < kGroups; ++g) all = fmaf(exp2f(largest_of[g] - most), sum_of[g], all);
+  for (int g = 0; g < kGroups; ++g) all = fmaf(exp2f(largest_of[g] - base), sum_of[g], all);
   to[0] = most, to[1] = all;
 }
 
@@ -102,11 +107,12 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t ranges = (places.keys_before(s) + row - places.offsets[s]) / kRange + 1;
   float most = -INFINITY;
   for (int64_t range = 0; range < ranges; ++range) most = fmaxf(most, partial.at(row, head, range)[0]);
+  const float base = finite(most);
   for (int64_t c = threadIdx.x; c < places.p; c += kThreads) {
     float sum = 0, total = 0;
     for (int64_t range = 0; range < ranges; ++range) {
       const float* part = partial.at(row, head, range);
-      const float weight = exp2f(part[0] - most);
+      const float weight = exp2f(part[0] - base);
       total = fmaf(weight, part[1], total);
       sum = fmaf(weight, part[2 + c], sum);
     }
@@ -122,13 +128,12 @@ void forward(const AttentionForward& args, Stream stream) {
   for (int64_t s = 0; s < args.seqs.count(); ++s)
     keys = std::max(keys, args.sizes.before[static_cast<size_t>(s)] + args.seqs.length(s));
   const int64_t t = args.q.size(0), ranges = divide_up(keys, kRange);
-  const Tensor sums =
-      Tensor::empty({t, args.sizes.heads, ranges, 2 + args.sizes.p}, DType::f32, args.q.device());
+  const Tensor sums = Tensor::empty({t, args.sizes.heads, ranges, 2 + args.sizes.p}, DType::f32, args.q.device());
   const Partial partial{elements<float>(sums), ranges, args.sizes.heads, args.sizes.p};
   const auto blocks = static_cast<unsigned>(t * args.sizes.heads);
   launch(kName, range_kernel<T, kLanes>, dim3(blocks, static_cast<unsigned>(ranges)), kThreads, stream,
-         rows<const T>(args.q), elements<const T>(args.k), elements<const T>(args.v), tables.places,
-         args.seqs.count(), partial);
+         rows<const T>(args.q), elements<const T>(args.k), elements<const T>(args.v), tables.places, args.seqs.count(),
+         partial);
   launch(kName, join_kernel<T>, dim3(blocks), kThreads, stream, tables.places, args.seqs.count(), partial,
          rows<T>(args.out));
 }

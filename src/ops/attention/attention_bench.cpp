@@ -1,6 +1,6 @@
-// attention against its matrix products alone: those over all keys a causal row may see, in the same run. Reading a
-// prompt and its backward; writing one token, which is bound by reading the keys and values. Some rows are compared
-// with f64 before anything is timed.
+// attention against its matrix products alone: those over all keys a causal row may see, in the same run; on a GPU
+// against large products. Reading a prompt and its backward; on the cpu writing one token, which is bound by reading
+// the keys and values. Some rows are compared with f64 before anything is timed.
 #include <algorithm>
 
 #include "bench/harness.h"
@@ -38,7 +38,7 @@ void check(const Bench& bench, const AttentionForward& in) {
                           .v = exact_copy(in.v).reshape(slot),
                           .out = out},
                          bench.threads());
-  bench.check(in.out.rows(t - rows, t), out, 1e-5, "attention");
+  bench.check(in.out.rows(t - rows, t), out, bench.on_gpu() ? bench.tolerance(1e-5) : 1e-5, "attention");
 }
 
 // The products of a causal forward, in blocks of rows with the keys up to their end: q K' and P V.
@@ -132,10 +132,69 @@ void bench_token(Bench& bench, const Heads& heads, int64_t keys) {
              .limit_name = bench.bandwidth_name()});
 }
 
+void bench_on_gpu(Bench& bench, const Heads& heads, int64_t sequences, int64_t length) {
+  const std::string shape = text(sequences, " x ", length, " x ", heads.m, "/", heads.g, " x ", heads.p);
+  const bool forth = bench.wanted("attention forward", shape), back = bench.wanted("attention backward", shape);
+  if (!forth && !back) return;
+  AttentionSizes sizes = sizes_of(heads, 0);
+  sizes.before.assign(static_cast<size_t>(sequences), 0);
+  const Seqs seqs = Seqs::dense(sequences, length);
+  const int64_t t = sequences * length;
+  AttentionForward in{.sizes = sizes,
+                      .seqs = seqs,
+                      .q = bench.random("q", {t, heads.m * heads.p}),
+                      .k = bench.random("k", {t, heads.g * heads.p}),
+                      .v = bench.random("v", {t, heads.g * heads.p}),
+                      .out = bench.empty({t, heads.m * heads.p})};
+  if constexpr (kHasCuda)
+    if (cuda::wants_lse(in)) in.lse = bench.empty_f32({heads.m, t});
+  AttentionBackward gradient{.sizes = sizes, .seqs = seqs, .q = in.q, .k = in.k, .v = in.v};
+  gradient.dout = bench.random("dout", in.out.shape());
+  gradient.out = in.out;
+  gradient.lse = in.lse;
+  gradient.dq = bench.empty(in.q.shape());
+  gradient.dk = bench.empty(in.k.shape());
+  gradient.dv = bench.empty(in.v.shape());
+  gradient.dk.fill_zero();
+  gradient.dv.fill_zero();
+  SSM_RUN(bench.device(), bench.threads(), attention_forward, in);
+  const AttentionForward last{.sizes = sizes,
+                              .seqs = seqs,
+                              .q = in.q.rows(t - length, t),
+                              .k = in.k.rows(t - length, t),
+                              .v = in.v.rows(t - length, t),
+                              .out = in.out.rows(t - length, t)};
+  check(bench, last);
+  const double operations = 2 * static_cast<double>(t) * static_cast<double>(length + 1) *
+                            static_cast<double>(heads.m) * static_cast<double>(heads.p);
+  const auto add = [&](const char* name, const Timing& timing, double work) {
+    bench.add({.group = "op",
+               .name = name,
+               .shape = shape,
+               .timing = timing,
+               .rate = work / timing.median / 1e12,
+               .unit = "TFLOPS",
+               .limit = bench.products() / 1e12,
+               .limit_name = Bench::kProductsName});
+  };
+  if (forth)
+    add("attention forward", bench.time([&] { SSM_RUN(bench.device(), bench.threads(), attention_forward, in); }),
+        operations);
+  if (back)
+    add("attention backward",
+        bench.time([&] { SSM_RUN(bench.device(), bench.threads(), attention_backward, gradient); }), 2.5 * operations);
+}
+
 }  // namespace
 
 void bench_attention(Bench& bench) {
-  if (bench.on_gpu()) return;  // has no kernel there
+  if (bench.on_gpu()) {
+    bench_on_gpu(bench, {16, 16, 64}, 8, 2048);
+    bench_on_gpu(bench, {16, 4, 64}, 8, 2048);
+    bench_on_gpu(bench, {16, 16, 128}, 4, 2048);
+    bench_on_gpu(bench, {16, 16, 64}, 1, 16384);
+    return;
+  }
   for (const int64_t t : {256, 2048}) bench_prompt(bench, {12, 12, 64}, t);
   bench_prompt(bench, {12, 3, 64}, 2048);
   for (const int64_t keys : {256, 16384}) bench_token(bench, {12, 12, 64}, keys);

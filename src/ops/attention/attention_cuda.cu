@@ -67,6 +67,8 @@ AttentionTables::AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, 
 }
 
 Tensor key_pieces(const AttentionSizes& sizes, const Seqs& seqs, int64_t length, const Device& device) {
+  const auto none = [](int64_t n) { return n == 0; };
+  if (std::all_of(sizes.before.begin(), sizes.before.end(), none)) return seqs.pieces(device, length);
   std::vector<int64_t> rows;
   for (int64_t s = 0; s < seqs.count(); ++s) {
     if (seqs.length(s) == 0) continue;

@@ -13,16 +13,16 @@ void bench_case(Bench& bench, int64_t sequences, int64_t length, int64_t e) {
   if (!bench.wanted("lstm forward", shape)) return;
   const int64_t t = sequences * length;
   const Seqs seqs = Seqs::dense(sequences, length);
-  const LstmForward in{.x = bench.random_f32("x", {t, 4 * e}),
-                       .weight = bench.random_f32("weight", {4 * e, e}, -0.05, 0.05),
+  const LstmForward in{.x = bench.random("x", {t, 4 * e}),
+                       .weight = bench.random("weight", {4 * e, e}, -0.05, 0.05),
                        .bias = {},
                        .seqs = seqs,
                        .h = {},
                        .c = {},
-                       .y = bench.empty_f32({t, e}),
+                       .y = bench.empty({t, e}),
                        .gates = {},
                        .cells = {}};
-  cpu::lstm_forward(in, bench.threads());
+  SSM_RUN(bench.device(), bench.threads(), lstm_forward, in);
   const int64_t rows = std::min<int64_t>(4, length);
   const Seqs first = Seqs::dense(1, rows);
   const LstmForward exact{.x = exact_copy(in.x.rows(0, rows)),
@@ -35,8 +35,8 @@ void bench_case(Bench& bench, int64_t sequences, int64_t length, int64_t e) {
                           .gates = {},
                           .cells = {}};
   ref::lstm_forward(exact, bench.threads());
-  bench.check(in.y.rows(0, rows), exact.y, 1e-5, "lstm");
-  const Timing timing = bench.time([&] { cpu::lstm_forward(in, bench.threads()); }, 1);
+  bench.check(in.y.rows(0, rows), exact.y, bench.tolerance(1e-5), "lstm");
+  const Timing timing = bench.time([&] { SSM_RUN(bench.device(), bench.threads(), lstm_forward, in); }, 1);
   bench.add({.group = "op",
              .name = "lstm forward",
              .shape = shape,
@@ -48,7 +48,10 @@ void bench_case(Bench& bench, int64_t sequences, int64_t length, int64_t e) {
 }  // namespace
 
 void bench_lstm(Bench& bench) {
-  if (bench.on_gpu()) return;  // has no kernel there
+  if (bench.on_gpu()) {
+    for (const int64_t sequences : {1, 8, 32}) bench_case(bench, sequences, 512, 768);
+    return;
+  }
   for (const int64_t sequences : {1, 8}) bench_case(bench, sequences, 256, 128);
   bench_case(bench, 2, 64, 768);
 }

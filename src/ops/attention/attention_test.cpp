@@ -19,6 +19,7 @@ struct AttentionCase {
   Lengths slots = {}, counts = {};  // empty: no state; counts of all slots
   int64_t capacity = 0;
   bool one_matrix = false;  // q, k, v are columns of one matrix
+  double scale = 0.7;
 };
 
 OpCase op_case(const AttentionCase& c) {
@@ -44,7 +45,7 @@ OpCase op_case(const AttentionCase& c) {
                     c.one_matrix ? split(ctx, in[0], {queries, keys, keys}) : std::vector<Var>{in[0], in[1], in[2]};
                 Var kv = in.back(), counts;
                 if (with_state) counts.value = Tensor::of(c.counts).reshape({slots, 1});
-                const Var out = attention(ctx, {qkv[0], qkv[1], qkv[2], c.heads, c.groups, 0.7, c.alibi}, seqs,
+                const Var out = attention(ctx, {qkv[0], qkv[1], qkv[2], c.heads, c.groups, c.scale, c.alibi}, seqs,
                                           with_state ? &counts : nullptr, with_state ? &kv : nullptr);
                 // Rows that no token counts hold nothing: the state is compared where it did not grow.
                 const bool grew = with_state && kv.value.size(1) != c.capacity;
@@ -72,8 +73,8 @@ TEST(Attention, EveryDeviceAgreesOnUglySizes) {
   for (const AttentionCase& c : std::vector<AttentionCase>{{{127, 129}, 2, 1, 20},
                                                            {{300}, 2, 2, 64, true},
                                                            {{200, 0, 1, 65}, 4, 2, 24},
-                                                           {{129, 70}, 2, 1, 128},
-                                                           {{70}, 1, 1, 136, true, {}, {}, 0, true},
+                                                           {{129, 70}, 2, 1, 128, false, {}, {}, 0, false, 0.1},
+                                                           {{70}, 1, 1, 136, true, {}, {}, 0, true, 0.1},
                                                            {{40, 150}, 4, 2, 64, true, {2, 0}, {99, 0, 7}, 300}})
     check_fast_device(op_case(c));  // more than a tile
   // A few rows behind more keys than one range of them, of which the first of three rows does not see the last.

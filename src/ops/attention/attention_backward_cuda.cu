@@ -29,7 +29,7 @@ __global__ void __launch_bounds__(kTileThreads)
 
 template <class T, int kP, int kM, int kN>
 __global__ void __launch_bounds__(kTileThreads)
-    rows_kernel(Rows<const T> q, const T* k, const T* v, Rows<const T> dout, AttentionPlaces places,
+    rows_kernel(Rows<const T> q, KeyRows<const T> k, KeyRows<const T> v, Rows<const T> dout, AttentionPlaces places,
                 const int64_t* pieces, int64_t count, const float* lse, const float* shared_sums, Rows<T> dq) {
   constexpr int kRows = 16 * kM * kTileWarps;
   extern __shared__ __align__(16) unsigned char shared[];
@@ -40,14 +40,14 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t* piece = pieces + (count - 1 - blockIdx.x / places.heads) * 4;
   const int64_t head = blockIdx.x % places.heads, s = piece[0], first_row = piece[1], rows = piece[2];
   const int64_t last = places.keys_before(s) + first_row - places.offsets[s];
-  const int64_t keys = last + rows, offset = places.first_key(s) + places.group_of(head) * places.p;
+  const int64_t keys = last + rows, column = places.group_of(head) * places.p;
   const int p = static_cast<int>(places.p), lane = static_cast<int>(threadIdx.x) % kWarp,
             row = static_cast<int>(threadIdx.x) / kWarp * 16 * kM;
   const int tiles = static_cast<int>((keys + kN - 1) / kN);
   const auto queue_keys = [&](int tile) {
-    const int64_t begin = int64_t{tile} * kN, from = offset + begin * places.key_stride;
-    queue_tile<kP, kN>(K + tile % 2 * kN * kP, k + from, places.key_stride, keys - begin, p);
-    queue_tile<kP, kN>(V + tile % 2 * kN * kP, v + from, places.key_stride, keys - begin, p);
+    const int64_t begin = int64_t{tile} * kN;
+    queue_tile<kP, kN>(K + tile % 2 * kN * kP, places.key(k, s, begin) + column, k.stride, keys - begin, p);
+    queue_tile<kP, kN>(V + tile % 2 * kN * kP, places.key(v, s, begin) + column, v.stride, keys - begin, p);
     end_queue();
   };
   queue_tile<kP, kRows>(Q, q[first_row] + head * p, q.stride, rows, p);
@@ -104,9 +104,8 @@ __global__ void __launch_bounds__(kTileThreads)
 
 template <class T, int kP, int kM, int kN>
 __global__ void __launch_bounds__(kTileThreads)
-    keys_kernel(Rows<const T> q, const T* k, const T* v, Rows<const T> dout, AttentionPlaces places,
-                const int64_t* pieces, const float* lse, const float* shared_sums, T* dk, T* dv,
-                int64_t gradient_stride, int64_t gradient_slot_stride) {
+    keys_kernel(Rows<const T> q, KeyRows<const T> k, KeyRows<const T> v, Rows<const T> dout, AttentionPlaces places,
+                const int64_t* pieces, const float* lse, const float* shared_sums, KeyRows<T> dk, KeyRows<T> dv) {
   constexpr int kKeys = 16 * kM * kTileWarps;
   extern __shared__ __align__(16) unsigned char shared[];
   T* const K = reinterpret_cast<T*>(shared);
@@ -118,7 +117,6 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t *piece = pieces + blockIdx.x / places.groups * 4, group = blockIdx.x % places.groups;
   const int64_t s = piece[0], begin = piece[3] * kKeys, keys = piece[2], before = places.keys_before(s),
                 rows = places.length(s), each = places.heads / places.groups;
-  const int64_t from = places.first_key(s) + begin * places.key_stride + group * places.p;
   const int p = static_cast<int>(places.p), lane = static_cast<int>(threadIdx.x) % kWarp,
             row = static_cast<int>(threadIdx.x) / kWarp * 16 * kM;
   const int64_t first = max(begin - before, int64_t{0}) / kN * kN;  // row that may see a key
@@ -137,8 +135,8 @@ __global__ void __launch_bounds__(kTileThreads)
       common[stage * kN + i] = there ? shared_sums[place] : 0;
     }
   };
-  queue_tile<kP, kKeys>(K, k + from, places.key_stride, keys, p);
-  queue_tile<kP, kKeys>(V, v + from, places.key_stride, keys, p);
+  queue_tile<kP, kKeys>(K, places.key(k, s, begin) + group * p, k.stride, keys, p);
+  queue_tile<kP, kKeys>(V, places.key(v, s, begin) + group * p, v.stride, keys, p);
   queue_rows(0);
 
   const float scale = places.scale * kLog2e;
@@ -187,10 +185,10 @@ __global__ void __launch_bounds__(kTileThreads)
     }
     __syncthreads();
   }
-  const int64_t to = (places.slots ? places.slots[s] * gradient_slot_stride : places.offsets[s] * gradient_stride) +
-                     begin * gradient_stride + group * p;
-  store_rows<T, true>(of_k, dk + to, gradient_stride, row, keys, p, [&](int, int) { return places.scale; });
-  store_rows<T, true>(of_v, dv + to, gradient_stride, row, keys, p, [](int, int) { return 1.0f; });
+  store_rows<T, true>(of_k, places.key(dk, s, begin) + group * p, dk.stride, row, keys, p,
+                      [&](int, int) { return places.scale; });
+  store_rows<T, true>(of_v, places.key(dv, s, begin) + group * p, dv.stride, row, keys, p,
+                      [](int, int) { return 1.0f; });
 }
 
 unsigned blocks_of(int64_t pieces, int64_t heads) {
@@ -205,9 +203,9 @@ void backward(const AttentionBackward& args, Stream stream) {
   constexpr const char* kName = "attention backward";
   constexpr int kRows = 16 * kRowsM * kTileWarps, kKeys = 16 * kKeysM * kTileWarps;
   const Device& device = args.q.device();
-  const AttentionTables tables(args.sizes, args.seqs, args.q, args.k);
+  const AttentionTables tables(args.sizes, args.seqs, args.q.size(0), args.k);
   const auto q = rows<const T>(args.q), dout = rows<const T>(args.dout);
-  const auto *k = elements<const T>(args.k), *v = elements<const T>(args.v);
+  const auto k = key_rows<const T>(args.k), v = key_rows<const T>(args.v);
   const auto* lse = elements<const float>(args.lse);
   const Tensor sums = Tensor::empty(args.lse.shape(), DType::f32, device);
   launch(kName, shared_kernel<T>, dim3(blocks_of(divide_up(args.q.size(0) * args.sizes.heads, kTileWarps), 1)),
@@ -216,8 +214,8 @@ void backward(const AttentionBackward& args, Stream stream) {
   const Tensor of_keys = key_pieces(args.sizes, args.seqs, kKeys, device);
   launch(kName, keys_kernel<T, kP, kKeysM, kKeysN>, dim3(blocks_of(of_keys.size(0), args.sizes.groups)), kTileThreads,
          {.shared = sizeof(T) * kP * (2 * kKeys + 4 * kKeysN) + sizeof(float) * 4 * kKeysN}, stream, q, k, v, dout,
-         tables.places, elements<const int64_t>(of_keys), lse, elements<const float>(sums), elements<T>(args.dk),
-         elements<T>(args.dv), args.dk.stride(-2), args.dk.rank() == 3 ? args.dk.stride(0) : 0);
+         tables.places, elements<const int64_t>(of_keys), lse, elements<const float>(sums), key_rows<T>(args.dk),
+         key_rows<T>(args.dv));
 
   const Tensor& pieces = args.seqs.pieces(device, kRows);
   launch(kName, rows_kernel<T, kP, kRowsM, kRowsN>, dim3(blocks_of(pieces.size(0), args.sizes.heads)), kTileThreads,

@@ -14,13 +14,13 @@ constexpr int kThreads = 256;
 // (1), (4): a thread moves a channel of k or v of one row.
 template <class T>
 __global__ void __launch_bounds__(kThreads)
-    append_kernel(Rows<const T> k, Rows<const T> v, T* kv, AttentionPlaces places, int64_t sequences) {
+    append_kernel(Rows<const T> k, Rows<const T> v, KeyRows<T> kv, AttentionPlaces places, int64_t sequences) {
   const int64_t width = places.groups * places.p, at = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x,
                 row = at / (2 * width), c = at % (2 * width);
   if (row >= places.tokens) return;
   const int64_t s = sequence_of(places.offsets, sequences, row),
                 token = places.keys_before(s) + row - places.offsets[s];
-  kv[places.first_key(s) + token * places.key_stride + c] = c < width ? k[row][c] : v[row][c - width];
+  places.key(kv, s, token)[c] = c < width ? k[row][c] : v[row][c - width];
 }
 
 // Whether all rows begin on a boundary of `bytes`.
@@ -45,8 +45,8 @@ bool tiles_take(const AttentionForward& args) {
 
 }  // namespace
 
-AttentionTables::AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, const Tensor& q, const Tensor& k) {
-  const Device& device = q.device();
+AttentionTables::AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, int64_t tokens, const Tensor& k) {
+  const Device& device = k.device();
   const auto& tables = seqs.tables(device);
   const bool carried = k.rank() == 3;
   if (carried) before = Tensor::of(sizes.before).on(device);
@@ -57,9 +57,7 @@ AttentionTables::AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, 
             .slots = carried ? elements<const int64_t>(tables.slots) : nullptr,
             .before = elements<const int64_t>(before),
             .slopes = elements<const float>(slopes),
-            .tokens = q.size(0),
-            .key_stride = k.stride(-2),
-            .slot_stride = carried ? k.stride(0) : 0,
+            .tokens = tokens,
             .heads = sizes.heads,
             .groups = sizes.groups,
             .p = sizes.p,
@@ -81,12 +79,12 @@ Tensor key_pieces(const AttentionSizes& sizes, const Seqs& seqs, int64_t length,
 }
 
 void attention_append(const AttentionAppend& args, Stream stream) {
-  const AttentionTables tables(args.sizes, args.seqs, args.k, args.kv);
+  const AttentionTables tables(args.sizes, args.seqs, args.k.size(0), args.kv);
   const int64_t blocks = divide_up(args.kv.size(2) * args.k.size(0), kThreads);
   require(blocks < (int64_t{1} << 31), "attention: ", args.k.size(0), " rows join a state in one call; pass fewer");
   with_element(args.kv.dtype(), "attention", [&]<class T>(T) {
     launch("attention append", append_kernel<T>, dim3(static_cast<unsigned>(blocks)), kThreads, stream,
-           rows<const T>(args.k), rows<const T>(args.v), elements<T>(args.kv), tables.places, args.seqs.count());
+           rows<const T>(args.k), rows<const T>(args.v), key_rows<T>(args.kv), tables.places, args.seqs.count());
   });
 }
 

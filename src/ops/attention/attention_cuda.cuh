@@ -6,15 +6,28 @@
 
 namespace ssm::cuda {
 
+// k, v or their gradients: (t, g p), or with a state (slots, capacity, g p); strides in elements.
+template <class T>
+struct KeyRows {
+  T* data;
+  int64_t stride, slot_stride;
+};
+template <class T>
+KeyRows<T> key_rows(const Tensor& tensor) {
+  return {elements<T>(tensor), tensor.stride(-2), tensor.rank() == 3 ? tensor.stride(0) : 0};
+}
+
 struct AttentionPlaces {
   const int64_t *offsets, *slots, *before;  // of sequences; slots and before null without a state
   const float* slopes;                      // (m), or null
-  int64_t tokens, key_stride, slot_stride;  // of rows of k and v, and of slots, in elements
-  int64_t heads, groups, p;
+  int64_t tokens, heads, groups, p;
   float scale;
 
-  // Elements in front of a sequence's first key.
-  __device__ int64_t first_key(int64_t s) const { return slots ? slots[s] * slot_stride : offsets[s] * key_stride; }
+  // A sequence's row of all its keys.
+  template <class T>
+  __device__ T* key(const KeyRows<T>& all, int64_t s, int64_t row) const {
+    return all.data + (slots ? slots[s] * all.slot_stride : offsets[s] * all.stride) + row * all.stride;
+  }
   __device__ int64_t keys_before(int64_t s) const { return before ? before[s] : 0; }
   __device__ int64_t length(int64_t s) const { return offsets[s + 1] - offsets[s]; }
   __device__ int64_t group_of(int64_t head) const { return head * groups / heads; }
@@ -22,7 +35,7 @@ struct AttentionPlaces {
 
 // The same with what it points to.
 struct AttentionTables {
-  AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, const Tensor& q, const Tensor& k);
+  AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, int64_t tokens, const Tensor& k);
   Tensor before, slopes;
   AttentionPlaces places;
 };

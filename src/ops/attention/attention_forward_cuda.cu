@@ -10,8 +10,8 @@ namespace {
 
 template <class T, int kP, int kM, int kN>
 __global__ void __launch_bounds__(kTileThreads)
-    forward_kernel(Rows<const T> q, const T* k, const T* v, AttentionPlaces places, const int64_t* pieces,
-                   int64_t count, Rows<T> out, float* lse) {
+    forward_kernel(Rows<const T> q, KeyRows<const T> k, KeyRows<const T> v, AttentionPlaces places,
+                   const int64_t* pieces, int64_t count, Rows<T> out, float* lse) {
   constexpr int kRows = 16 * kM * kTileWarps;
   extern __shared__ __align__(16) unsigned char shared[];
   T* const Q = reinterpret_cast<T*>(shared);
@@ -20,14 +20,14 @@ __global__ void __launch_bounds__(kTileThreads)
   const int64_t* piece = pieces + (count - 1 - blockIdx.x / places.heads) * 4;  // those that see most go first
   const int64_t head = blockIdx.x % places.heads, s = piece[0], first_row = piece[1], rows = piece[2];
   const int64_t last = places.keys_before(s) + first_row - places.offsets[s];  // key that row 0 sees last
-  const int64_t keys = last + rows, offset = places.first_key(s) + places.group_of(head) * places.p;
+  const int64_t keys = last + rows, column = places.group_of(head) * places.p;
   const int p = static_cast<int>(places.p), lane = static_cast<int>(threadIdx.x) % kWarp,
             row = static_cast<int>(threadIdx.x) / kWarp * 16 * kM;
   const int tiles = static_cast<int>((keys + kN - 1) / kN);
   const auto queue_keys = [&](int tile) {
-    const int64_t begin = int64_t{tile} * kN, from = offset + begin * places.key_stride;
-    queue_tile<kP, kN>(K + tile % 2 * kN * kP, k + from, places.key_stride, keys - begin, p);
-    queue_tile<kP, kN>(V + tile % 2 * kN * kP, v + from, places.key_stride, keys - begin, p);
+    const int64_t begin = int64_t{tile} * kN;
+    queue_tile<kP, kN>(K + tile % 2 * kN * kP, places.key(k, s, begin) + column, k.stride, keys - begin, p);
+    queue_tile<kP, kN>(V + tile % 2 * kN * kP, places.key(v, s, begin) + column, v.stride, keys - begin, p);
     end_queue();
   };
   queue_tile<kP, kRows>(Q, q[first_row] + head * p, q.stride, rows, p);
@@ -111,13 +111,13 @@ __global__ void __launch_bounds__(kTileThreads)
 template <class T, int kP, int kM, int kN>
 void forward(const AttentionForward& args, Stream stream) {
   constexpr int kRows = 16 * kM * kTileWarps;
-  const AttentionTables tables(args.sizes, args.seqs, args.q, args.k);
+  const AttentionTables tables(args.sizes, args.seqs, args.q.size(0), args.k);
   const Tensor& pieces = args.seqs.pieces(args.q.device(), kRows);
   const int64_t blocks = pieces.size(0) * args.sizes.heads;
   require(blocks < (int64_t{1} << 31), "attention: ", blocks, " tiles in one call; pass fewer sequences");
   launch("attention", forward_kernel<T, kP, kM, kN>, dim3(static_cast<unsigned>(blocks)), kTileThreads,
-         {.shared = sizeof(T) * kP * (kRows + 4 * kN)}, stream, rows<const T>(args.q), elements<const T>(args.k),
-         elements<const T>(args.v), tables.places, elements<const int64_t>(pieces), pieces.size(0), rows<T>(args.out),
+         {.shared = sizeof(T) * kP * (kRows + 4 * kN)}, stream, rows<const T>(args.q), key_rows<const T>(args.k),
+         key_rows<const T>(args.v), tables.places, elements<const int64_t>(pieces), pieces.size(0), rows<T>(args.out),
          elements<float>(args.lse));
 }
 

@@ -52,15 +52,14 @@ struct Place {
 // Without kGradient out of (3); with it dq of (7) and the stats of each row.
 template <class T, int kParts, bool kGradient>
 __global__ void __launch_bounds__(kWarps* kWarp)
-    rows_kernel(Rows<const T> q, const T* k, const T* v, AttentionPlaces places, const int64_t* pieces, int64_t count,
-                Rows<T> out, Rows<const T> dout, Stats* stats) {
+    rows_kernel(Rows<const T> q, KeyRows<const T> k, KeyRows<const T> v, AttentionPlaces places, const int64_t* pieces,
+                int64_t count, Rows<T> out, Rows<const T> dout, Stats* stats) {
   extern __shared__ float shared[];
   const int p = static_cast<int>(places.p), pitch = p | 1;
   float *Q = shared, *K = Q + kTile * pitch, *V = K + kTile * pitch, *G = V + kTile * pitch;
   const Place at(pieces, count, places);
   const int lane = static_cast<int>(threadIdx.x) % kWarp, first = static_cast<int>(threadIdx.x) / kWarp * kOwn;
-  const int64_t columns = at.head * p, keys = at.last + at.rows,
-                offset = places.first_key(at.s) + places.group_of(at.head) * p;
+  const int64_t columns = at.head * p, keys = at.last + at.rows, column = places.group_of(at.head) * p;
   const float slope = places.slopes ? places.slopes[at.head] : 0;
   load_tile(Q, pitch, q[at.row] + columns, q.stride, at.rows, p);
   if constexpr (kGradient) load_tile(G, pitch, dout[at.row] + columns, dout.stride, at.rows, p);
@@ -74,8 +73,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   };
   const auto load_keys = [&](int64_t begin) {
     __syncthreads();  // nobody reads the tile before any more
-    load_tile(K, pitch, k + offset + begin * places.key_stride, places.key_stride, keys - begin, p);
-    load_tile(V, pitch, v + offset + begin * places.key_stride, places.key_stride, keys - begin, p);
+    load_tile(K, pitch, places.key(k, at.s, begin) + column, k.stride, keys - begin, p);
+    load_tile(V, pitch, places.key(v, at.s, begin) + column, v.stride, keys - begin, p);
     __syncthreads();
   };
 
@@ -146,19 +145,17 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 // dK and dV of (7) of a tile of keys and a group: nobody else adds to them, and it takes heads and rows in order.
 template <class T, int kParts>
 __global__ void __launch_bounds__(kWarps* kWarp)
-    keys_kernel(Rows<const T> q, const T* k, const T* v, AttentionPlaces places, const int64_t* pieces,
-                Rows<const T> dout, const Stats* stats, T* dk, T* dv, int64_t gradient_stride,
-                int64_t gradient_slot_stride) {
+    keys_kernel(Rows<const T> q, KeyRows<const T> k, KeyRows<const T> v, AttentionPlaces places, const int64_t* pieces,
+                Rows<const T> dout, const Stats* stats, KeyRows<T> dk, KeyRows<T> dv) {
   extern __shared__ float shared[];
   const int p = static_cast<int>(places.p), pitch = p | 1;
   float *Q = shared, *K = Q + kTile * pitch, *V = K + kTile * pitch, *G = V + kTile * pitch;
   const int lane = static_cast<int>(threadIdx.x) % kWarp, first = static_cast<int>(threadIdx.x) / kWarp * kOwn;
   const int64_t *piece = pieces + blockIdx.x / places.groups * 4, group = blockIdx.x % places.groups;
   const int64_t s = piece[0], begin = piece[3] * kTile, keys = piece[2];
-  const int64_t from = places.first_key(s) + begin * places.key_stride + group * p, before = places.keys_before(s),
-                rows = places.length(s), each = places.heads / places.groups;
-  load_tile(K, pitch, k + from, places.key_stride, keys, p);
-  load_tile(V, pitch, v + from, places.key_stride, keys, p);
+  const int64_t before = places.keys_before(s), rows = places.length(s), each = places.heads / places.groups;
+  load_tile(K, pitch, places.key(k, s, begin) + group * p, k.stride, keys, p);
+  load_tile(V, pitch, places.key(v, s, begin) + group * p, v.stride, keys, p);
   float result_k[kOwn][kParts] = {}, result_v[kOwn][kParts] = {};
   for (int64_t head = group * each; head < (group + 1) * each; ++head) {
     const float slope = places.slopes ? places.slopes[head] : 0;
@@ -191,17 +188,16 @@ __global__ void __launch_bounds__(kWarps* kWarp)
       }
     }
   }
-  const int64_t to = (places.slots ? places.slots[s] * gradient_slot_stride : places.offsets[s] * gradient_stride) +
-                     begin * gradient_stride + group * p;
 #pragma unroll
   for (int r = 0; r < kOwn; ++r) {
     if (first + r >= keys) continue;
 #pragma unroll
     for (int part = 0; part < kParts; ++part)
       if (const int c = part * kWarp + lane; c < p) {
-        const int64_t here = to + (first + r) * gradient_stride + c;
-        dk[here] = from_float<T>(to_float(dk[here]) + result_k[r][part]);
-        dv[here] = from_float<T>(to_float(dv[here]) + result_v[r][part]);
+        T* const to_k = places.key(dk, s, begin + first + r) + group * p + c;
+        T* const to_v = places.key(dv, s, begin + first + r) + group * p + c;
+        *to_k = from_float<T>(to_float(*to_k) + result_k[r][part]);
+        *to_v = from_float<T>(to_float(*to_v) + result_v[r][part]);
       }
   }
 }
@@ -227,14 +223,14 @@ size_t shared_bytes(int64_t p, int tiles) { return static_cast<size_t>(tiles * k
 }  // namespace
 
 void attention_plain_forward(const AttentionForward& args, Stream stream) {
-  const AttentionTables tables(args.sizes, args.seqs, args.q, args.k);
+  const AttentionTables tables(args.sizes, args.seqs, args.q.size(0), args.k);
   const Tensor& pieces = args.seqs.pieces(args.q.device(), kTile);
   with_element(args.q.dtype(), "attention", [&]<class T>(T) {
     with_parts(args.sizes.p, [&](auto parts) {
       launch("attention", rows_kernel<T, decltype(parts)::value, false>,
              dim3(blocks_of(pieces.size(0), args.sizes.heads)), kWarps * kWarp,
-             {.shared = shared_bytes(args.sizes.p, 3)}, stream, rows<const T>(args.q), elements<const T>(args.k),
-             elements<const T>(args.v), tables.places, elements<const int64_t>(pieces), pieces.size(0),
+             {.shared = shared_bytes(args.sizes.p, 3)}, stream, rows<const T>(args.q), key_rows<const T>(args.k),
+             key_rows<const T>(args.v), tables.places, elements<const int64_t>(pieces), pieces.size(0),
              rows<T>(args.out), Rows<const T>(), nullptr);
     });
   });
@@ -243,7 +239,7 @@ void attention_plain_forward(const AttentionForward& args, Stream stream) {
 void attention_plain_backward(const AttentionBackward& args, Stream stream) {
   constexpr const char* kName = "attention backward";
   const Device& device = args.q.device();
-  const AttentionTables tables(args.sizes, args.seqs, args.q, args.k);
+  const AttentionTables tables(args.sizes, args.seqs, args.q.size(0), args.k);
   const Tensor& pieces = args.seqs.pieces(device, kTile);
   const Tensor of_keys = key_pieces(args.sizes, args.seqs, kTile, device);
   const Tensor stats = Tensor::empty({args.sizes.heads, args.q.size(0), 3}, DType::f32, device);
@@ -253,13 +249,13 @@ void attention_plain_backward(const AttentionBackward& args, Stream stream) {
       constexpr int kParts = decltype(parts)::value;
       const LaunchOptions options{.shared = shared_bytes(args.sizes.p, 4)};
       launch(kName, rows_kernel<T, kParts, true>, dim3(blocks_of(pieces.size(0), args.sizes.heads)), kWarps * kWarp,
-             options, stream, rows<const T>(args.q), elements<const T>(args.k), elements<const T>(args.v),
+             options, stream, rows<const T>(args.q), key_rows<const T>(args.k), key_rows<const T>(args.v),
              tables.places, elements<const int64_t>(pieces), pieces.size(0), rows<T>(args.dq), rows<const T>(args.dout),
              all_stats);
       launch(kName, keys_kernel<T, kParts>, dim3(blocks_of(of_keys.size(0), args.sizes.groups)), kWarps * kWarp,
-             options, stream, rows<const T>(args.q), elements<const T>(args.k), elements<const T>(args.v),
-             tables.places, elements<const int64_t>(of_keys), rows<const T>(args.dout), all_stats, elements<T>(args.dk),
-             elements<T>(args.dv), args.dk.stride(-2), args.dk.rank() == 3 ? args.dk.stride(0) : 0);
+             options, stream, rows<const T>(args.q), key_rows<const T>(args.k), key_rows<const T>(args.v),
+             tables.places, elements<const int64_t>(of_keys), rows<const T>(args.dout), all_stats, key_rows<T>(args.dk),
+             key_rows<T>(args.dv));
     });
   });
 }

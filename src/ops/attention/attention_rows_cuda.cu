@@ -27,8 +27,8 @@ __device__ __forceinline__ float finite(float largest) { return largest == -INFI
 
 // kLanes: lanes of a key.
 template <class T, int kLanes>
-__global__ void __launch_bounds__(kThreads)
-    range_kernel(Rows<const T> q, const T* k, const T* v, AttentionPlaces places, int64_t sequences, Partial partial) {
+__global__ void __launch_bounds__(kThreads) range_kernel(Rows<const T> q, KeyRows<const T> k, KeyRows<const T> v,
+                                                         AttentionPlaces places, int64_t sequences, Partial partial) {
   constexpr int kVector = 16 / sizeof(T), kGroups = kThreads / kLanes;
   __shared__ float largest_of[kGroups], sum_of[kGroups], values_of[kThreads * kVector];
   const int64_t row = blockIdx.x / places.heads, head = blockIdx.x % places.heads, range = blockIdx.y;
@@ -38,7 +38,7 @@ __global__ void __launch_bounds__(kThreads)
   const int lane = static_cast<int>(threadIdx.x) % kLanes, group = static_cast<int>(threadIdx.x) / kLanes;
   const int c = lane * kVector, p = static_cast<int>(places.p);
   const bool there = c < p;
-  const int64_t from = places.first_key(s) + places.group_of(head) * p + c;
+  const int64_t column = places.group_of(head) * p + c;
   float query[kVector] = {}, sums[kVector] = {}, largest = -INFINITY, sum = 0;
   if (there) load_floats(q[row] + head * p + c, query);
 #pragma unroll
@@ -51,8 +51,8 @@ __global__ void __launch_bounds__(kThreads)
     for (int a = 0; a < kAhead; ++a) {
       const int64_t j = key + a * kGroups;
       if (!there || j > last || j >= begin + kRange) continue;
-      K[a] = *reinterpret_cast<const Pack<T, kVector>*>(k + from + j * places.key_stride);
-      V[a] = *reinterpret_cast<const Pack<T, kVector>*>(v + from + j * places.key_stride);
+      K[a] = *reinterpret_cast<const Pack<T, kVector>*>(places.key(k, s, j) + column);
+      V[a] = *reinterpret_cast<const Pack<T, kVector>*>(places.key(v, s, j) + column);
     }
     float score[kAhead], most = largest;
 #pragma unroll
@@ -123,7 +123,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, int kLanes>
 void forward(const AttentionForward& args, Stream stream) {
   constexpr const char* kName = "attention of few rows";
-  const AttentionTables tables(args.sizes, args.seqs, args.q, args.k);
+  const AttentionTables tables(args.sizes, args.seqs, args.q.size(0), args.k);
   int64_t keys = 0;
   for (int64_t s = 0; s < args.seqs.count(); ++s)
     keys = std::max(keys, args.sizes.before[static_cast<size_t>(s)] + args.seqs.length(s));
@@ -132,7 +132,7 @@ void forward(const AttentionForward& args, Stream stream) {
   const Partial partial{elements<float>(sums), ranges, args.sizes.heads, args.sizes.p};
   const auto blocks = static_cast<unsigned>(t * args.sizes.heads);
   launch(kName, range_kernel<T, kLanes>, dim3(blocks, static_cast<unsigned>(ranges)), kThreads, stream,
-         rows<const T>(args.q), elements<const T>(args.k), elements<const T>(args.v), tables.places, args.seqs.count(),
+         rows<const T>(args.q), key_rows<const T>(args.k), key_rows<const T>(args.v), tables.places, args.seqs.count(),
          partial);
   launch(kName, join_kernel<T>, dim3(blocks), kThreads, stream, tables.places, args.seqs.count(), partial,
          rows<T>(args.out));

@@ -20,6 +20,7 @@ struct AttentionCase {
   int64_t capacity = 0;
   bool one_matrix = false;  // q, k, v are columns of one matrix
   double scale = 0.7;
+  int64_t wider = 0;  // v is the first columns of a matrix wider by this
 };
 
 OpCase op_case(const AttentionCase& c) {
@@ -31,27 +32,28 @@ OpCase op_case(const AttentionCase& c) {
   if (c.one_matrix)
     inputs = {{"qkv", {t, queries + 2 * keys}, -2, 2}};
   else
-    inputs = {{"q", {t, queries}, -2, 2}, {"k", {t, keys}, -2, 2}, {"v", {t, keys}}};
+    inputs = {{"q", {t, queries}, -2, 2}, {"k", {t, keys}, -2, 2}, {"v", {t, keys + c.wider}}};
   inputs.push_back({"kv", with_state ? Shape{slots, c.capacity, 2 * keys} : Shape{}, -1, 1});
   int64_t longest = 0;
   for (size_t s = 0; s < c.lengths.size(); ++s)
     longest = std::max(longest, c.lengths[s] + (with_state ? c.counts[static_cast<size_t>(c.slots[s])] : 0));
-  return {.name = text("attention t=", t, " sequences=", seqs.count(), " heads=", c.heads, "/", c.groups, " p=", c.p,
-                       with_state ? " with state" : "", c.alibi ? " alibi" : ""),
-          .inputs = std::move(inputs),
-          .call =
-              [c, seqs, queries, keys, with_state, slots](Ctx& ctx, const std::vector<Var>& in) {
-                const auto qkv =
-                    c.one_matrix ? split(ctx, in[0], {queries, keys, keys}) : std::vector<Var>{in[0], in[1], in[2]};
-                Var kv = in.back(), counts;
-                if (with_state) counts.value = Tensor::of(c.counts).reshape({slots, 1});
-                const Var out = attention(ctx, {qkv[0], qkv[1], qkv[2], c.heads, c.groups, c.scale, c.alibi}, seqs,
-                                          with_state ? &counts : nullptr, with_state ? &kv : nullptr);
-                // Rows that no token counts hold nothing: the state is compared where it did not grow.
-                const bool grew = with_state && kv.value.size(1) != c.capacity;
-                return std::vector<Var>{out, grew ? Var{} : kv};
-              },
-          .reduction = std::max<int64_t>(longest, c.p)};
+  return {
+      .name = text("attention t=", t, " sequences=", seqs.count(), " heads=", c.heads, "/", c.groups, " p=", c.p,
+                   with_state ? " with state" : "", c.alibi ? " alibi" : ""),
+      .inputs = std::move(inputs),
+      .call =
+          [c, seqs, queries, keys, with_state, slots](Ctx& ctx, const std::vector<Var>& in) {
+            auto qkv = c.one_matrix ? split(ctx, in[0], {queries, keys, keys}) : std::vector<Var>{in[0], in[1], in[2]};
+            if (c.wider) qkv[2] = split(ctx, qkv[2], {keys, c.wider})[0];
+            Var kv = in.back(), counts;
+            if (with_state) counts.value = Tensor::of(c.counts).reshape({slots, 1});
+            const Var out = attention(ctx, {qkv[0], qkv[1], qkv[2], c.heads, c.groups, c.scale, c.alibi}, seqs,
+                                      with_state ? &counts : nullptr, with_state ? &kv : nullptr);
+            // Rows that no token counts hold nothing: the state is compared where it did not grow.
+            const bool grew = with_state && kv.value.size(1) != c.capacity;
+            return std::vector<Var>{out, grew ? Var{} : kv};
+          },
+      .reduction = std::max<int64_t>(longest, c.p)};
 }
 
 // Where differences would take minutes.
@@ -65,17 +67,18 @@ TEST(Attention, EveryDeviceAgreesOnUglySizes) {
            {{1}, 1, 1, 1},
            {{2}, 1, 1, 7},
            {{5, 0, 1, 3}, 4, 2, 5},
-           {{17, 4, 5}, 3, 1, 16, true},
+           {{17, 4, 5}, 3, 1, 16, true, {}, {}, 0, false, 0.7, 8},
            {{33}, 2, 2, 9, true, {}, {}, 0, true},
            {{0, 0}, 2, 1, 4},
        })
     check_op(op_case(c));
-  for (const AttentionCase& c : std::vector<AttentionCase>{{{127, 129}, 2, 1, 20},
-                                                           {{300}, 2, 2, 64, true},
-                                                           {{200, 0, 1, 65}, 4, 2, 24},
-                                                           {{129, 70}, 2, 1, 128, false, {}, {}, 0, false, 0.1},
-                                                           {{70}, 1, 1, 136, true, {}, {}, 0, true, 0.1},
-                                                           {{40, 150}, 4, 2, 64, true, {2, 0}, {99, 0, 7}, 300}})
+  for (const AttentionCase& c :
+       std::vector<AttentionCase>{{{127, 129}, 2, 1, 20},
+                                  {{300}, 2, 2, 64, true},
+                                  {{200, 0, 1, 65}, 4, 2, 24, false, {}, {}, 0, false, 0.7, 16},
+                                  {{129, 70}, 2, 1, 128, false, {}, {}, 0, false, 0.1},
+                                  {{70}, 1, 1, 136, true, {}, {}, 0, true, 0.1},
+                                  {{40, 150}, 4, 2, 64, true, {2, 0}, {99, 0, 7}, 300}})
     check_fast_device(op_case(c));  // more than a tile
   // A few rows behind more keys than one range of them, of which the first of three rows does not see the last.
   for (const AttentionCase& c : std::vector<AttentionCase>{{{1, 3}, 4, 2, 7, true, {1, 0}, {1022, 511}, 1030},

@@ -211,7 +211,9 @@ void check_cuda(const OpCase& op_case) {
     ASSERT_EQ(found.outputs.size(), expected.outputs.size());
     for (size_t i = 0; i < expected.outputs.size(); ++i)
       expect_near(found.outputs[i], expected.outputs[i], limit, "output " + std::to_string(i));
-    const double gradient_limit = stored == DType::bf16 ? limit * op_case.bf16_gradients : limit;
+    const double gradient_limit = limit * (stored == DType::bf16  ? op_case.bf16_gradients
+                                           : stored == DType::f16 ? op_case.f16_gradients
+                                                                  : 1);
     for (size_t i = 0; i < expected.gradients.size(); ++i)
       if (expected.gradients[i])
         expect_near(found.gradients[i], expected.gradients[i], gradient_limit, "gradient of " + op_case.inputs[i].name);

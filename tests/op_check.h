@@ -34,8 +34,9 @@ struct OpCase {
   std::vector<OpInput> inputs;
   // The op under test. Inputs arrive in order, in f64 (ref) or f32; absent inputs (shape of rank 0) arrive absent.
   std::function<std::vector<Var>(Ctx& ctx, const std::vector<Var>& inputs)> call;
-  int64_t reduction = 1;      // terms in the longest sum behind one result: the tolerance grows with its root
-  double bf16_gradients = 1;  // of tolerance(bf16): more where a GPU also rounds the terms of a gradient to bf16
+  int64_t reduction = 1;  // terms in the longest sum behind one result: the tolerance grows with its root
+  // Of tolerance(bf16) and tolerance(f16): more where a GPU also rounds the terms of a gradient to that type.
+  double bf16_gradients = 1, f16_gradients = 1;
 };
 
 void check_gradient(const OpCase& op_case);  // ref in f64 against finite differences, 1e-7 relative

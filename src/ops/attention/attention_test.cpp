@@ -53,7 +53,9 @@ OpCase op_case(const AttentionCase& c) {
             const bool grew = with_state && kv.value.size(1) != c.capacity;
             return std::vector<Var>{out, grew ? Var{} : kv};
           },
-      .reduction = std::max<int64_t>(longest, c.p)};
+      .reduction = std::max<int64_t>(longest, c.p),
+      .bf16_gradients = 3,  // P and dS are rounded for the tensor cores: README.md
+      .f16_gradients = 3};
 }
 
 // Where differences would take minutes.

@@ -2,8 +2,9 @@
 # The one list of Debian packages, and the one function that installs them. Sourced by ./quickstart and ./run_tests;
 # POSIX sh, needs nothing but dpkg and apt.
 
-# A package and why, one a line.
-build_packages='
+# A package and why, one a line; here-documents, so that a line may hold any sign.
+build_packages=$(
+  cat <<'LIST'
 g++                  compiles the library and the program
 cmake                describes the build
 ninja-build          runs the build
@@ -16,11 +17,14 @@ libpcre2-dev         PCRE2: the regular expressions of tokenizer files
 libutf8proc-dev      utf8proc: Unicode normal forms
 libsentencepiece-dev reads SentencePiece tokenizers
 libeigen3-dev        Eigen: dense linear algebra of small continuous systems (headers alone)
-'
-test_packages='
+LIST
+)
+test_packages=$(
+  cat <<'LIST'
 libgtest-dev         GoogleTest: the test program
 libsndfile1-dev      reads and writes the recordings of examples/denoise
-'
+LIST
+)
 
 say() { printf '%s\n' "$*"; }
 fail() {

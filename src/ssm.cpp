@@ -227,7 +227,10 @@ struct Network::Parts {
 
 struct MixerStream::Parts {
   Parts(std::shared_ptr<Network::Parts> of, std::shared_ptr<const Mixer> its_mixer, int64_t d)
-      : network(std::move(of)), mixer(std::move(its_mixer)), d_model(d), pool(mixer->state(), 1, network->model.device) {
+      : network(std::move(of)),
+        mixer(std::move(its_mixer)),
+        d_model(d),
+        pool(mixer->state(), 1, network->model.device) {
     slot = pool.acquire();
   }
 
@@ -271,7 +274,7 @@ MixerStream Network::mixer(std::string_view name, std::string_view kind, int64_t
                            std::string_view config) const {
   require(d_model > 0, name, ": d_model is ", d_model, ", expected at least 1");
   const auto settings = mixer_kind(kind).config();
-  read_json(settings->fields(), config, name);
+  read_settings(*settings, config, name);
   ParamStore store({.dtype = parts_->model.dtype, .source = &parts_->tensors, .device = parts_->model.device});
   try {
     std::shared_ptr<const Mixer> mixer = settings->build(Params(store).sub(name), d_model, 1);

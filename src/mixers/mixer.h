@@ -29,6 +29,8 @@ class MixerConfig {
  public:
   virtual ~MixerConfig() = default;
   virtual Fields fields() = 0;
+  // Those that decide which others there are, to be set first.
+  virtual Fields deciding_fields() { return {}; }
   // Declares the parameters under `params` (names are the reference implementation's) and returns the mixer of one of
   // `layers` equal blocks of width d_model. Throws Error on sizes that make no sense.
   virtual std::unique_ptr<Mixer> build(const Params& params, int64_t d_model, int64_t layers) const = 0;
@@ -45,5 +47,22 @@ struct MixerKind {
 
 const std::vector<MixerKind>& mixer_kinds();
 const MixerKind& mixer_kind(std::string_view name);  // throws Error with the known names
+
+// Sets a mixer's fields from a JSON object, the deciding ones first (core/config.h says the rest).
+void read_settings(MixerConfig& config, std::string_view json, std::string_view where,
+                   UnknownKeys unknown = UnknownKeys::are_errors);
+
+// A mixer as --mixer names it: a kind and, where a block has a choice, its inner layer.
+struct MixerName {
+  std::string name;   // "mamba-s4"
+  std::string layer;  // "Mamba1"
+  std::string inner;  // "S4"; "": the kind has no choice, or its default is meant
+
+  std::unique_ptr<MixerConfig> config() const;  // the kind's, with that inner layer
+};
+
+const std::vector<MixerName>& mixer_names();
+// In any case of letters. Throws Error with the known names.
+const MixerName& mixer_named(std::string_view name);
 
 }  // namespace ssm

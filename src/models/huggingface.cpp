@@ -124,11 +124,13 @@ const Architecture& architecture_of(const ModelConfig& config) {
   refuse(config.d_intermediate > 0, "MLPs in a Mamba (d_intermediate ", config.d_intermediate, ")");
   refuse(config.learned_positions > 0, "learned positions in a Mamba");
   Kind kind = Kind::mamba2;
-  if (const auto* const mamba = dynamic_cast<const MambaConfig*>(config.mixer.get()))
-    kind = mamba->b_c_dt_rms_eps > 0 ? Kind::falcon_mamba : Kind::mamba;
-  else
+  if (const auto* const mamba = dynamic_cast<const MambaConfig*>(config.mixer.get())) {
+    refuse(mamba->inner.inner != "S6", "ssm_cfg.inner = ", mamba->inner.inner);
+    kind = mamba->inner.s6.b_c_dt_rms_eps > 0 ? Kind::falcon_mamba : Kind::mamba;
+  } else {
     require(dynamic_cast<const Mamba2Config*>(config.mixer.get()), "transformers has no word for the mixer ",
             config.layer);
+  }
   return kArchitectures[static_cast<size_t>(kind)];
 }
 
@@ -199,22 +201,22 @@ void check_no_limit(const Published& published, std::string_view where) {
 
 std::shared_ptr<MixerConfig> mamba_of(const Published& published, bool falcon) {
   auto mixer = std::make_shared<MambaConfig>();
-  mixer->d_state = published.state_size;
+  mixer->inner.s6.d_state = published.state_size;
   mixer->d_conv = published.conv_kernel;
   mixer->expand = published.expand;
   // transformers takes intermediate_size from the file where there is one; d_inner and dt_rank beside it, left over
   // from the state-spaces config and wrong in some published files, it does not read.
   if (published.intermediate_size != published.expand * published.hidden_size)
     mixer->d_inner = published.intermediate_size;
-  mixer->dt_rank = published.time_step_rank;
-  mixer->dt_min = published.time_step_min;
-  mixer->dt_max = published.time_step_max;
-  mixer->dt_init = published.time_step_init_scheme;
-  mixer->dt_scale = published.time_step_scale;
-  mixer->dt_init_floor = published.time_step_floor;
+  mixer->inner.s6.dt_rank = published.time_step_rank;
+  mixer->inner.s6.dt_min = published.time_step_min;
+  mixer->inner.s6.dt_max = published.time_step_max;
+  mixer->inner.s6.dt_init = published.time_step_init_scheme;
+  mixer->inner.s6.dt_scale = published.time_step_scale;
+  mixer->inner.s6.dt_init_floor = published.time_step_floor;
   mixer->bias = published.use_bias;
   mixer->conv_bias = published.use_conv_bias;
-  mixer->b_c_dt_rms_eps = falcon ? published.mixer_rms_eps : 0;
+  mixer->inner.s6.b_c_dt_rms_eps = falcon ? published.mixer_rms_eps : 0;
   return mixer;
 }
 
@@ -239,19 +241,19 @@ std::shared_ptr<MixerConfig> mamba2_of(const Published& published) {
 using Json = nlohmann::ordered_json;
 
 void put_mamba(Json& json, const MambaConfig& mixer, const ModelConfig& config) {
-  json["state_size"] = mixer.d_state;
+  json["state_size"] = mixer.inner.s6.d_state;
   json["conv_kernel"] = mixer.d_conv;
   json["expand"] = mixer.expand;
   json["intermediate_size"] = mixer.d_inner > 0 ? mixer.d_inner : mixer.expand * config.d_model;
-  json["time_step_rank"] = mixer.dt_rank > 0 ? Json(mixer.dt_rank) : Json("auto");
-  json["time_step_scale"] = mixer.dt_scale;
-  json["time_step_min"] = mixer.dt_min;
-  json["time_step_max"] = mixer.dt_max;
-  json["time_step_floor"] = mixer.dt_init_floor;
-  json["time_step_init_scheme"] = mixer.dt_init;
+  json["time_step_rank"] = mixer.inner.s6.dt_rank > 0 ? Json(mixer.inner.s6.dt_rank) : Json("auto");
+  json["time_step_scale"] = mixer.inner.s6.dt_scale;
+  json["time_step_min"] = mixer.inner.s6.dt_min;
+  json["time_step_max"] = mixer.inner.s6.dt_max;
+  json["time_step_floor"] = mixer.inner.s6.dt_init_floor;
+  json["time_step_init_scheme"] = mixer.inner.s6.dt_init;
   json["use_bias"] = mixer.bias;
   json["use_conv_bias"] = mixer.conv_bias;
-  if (mixer.b_c_dt_rms_eps > 0) json["mixer_rms_eps"] = mixer.b_c_dt_rms_eps;
+  if (mixer.inner.s6.b_c_dt_rms_eps > 0) json["mixer_rms_eps"] = mixer.inner.s6.b_c_dt_rms_eps;
 }
 
 void put_mamba2(Json& json, const Mamba2Config& mixer, const ModelConfig& config) {

@@ -39,8 +39,8 @@ TEST(HuggingFaceConfig, DefaultsAreThoseOfTheModelType) {
   EXPECT_TRUE(mamba.tie_embeddings);
   EXPECT_EQ(mamba.eos_token_id, std::vector<int64_t>{0});
   EXPECT_FALSE(mamba_in(mamba).bias);
-  EXPECT_EQ(mamba_in(mamba).b_c_dt_rms_eps, 0);
-  EXPECT_EQ(mamba_in(falcon).b_c_dt_rms_eps, 1e-6);
+  EXPECT_EQ(mamba_in(mamba).inner.s6.b_c_dt_rms_eps, 0);
+  EXPECT_EQ(mamba_in(falcon).inner.s6.b_c_dt_rms_eps, 1e-6);
   EXPECT_TRUE(falcon.tie_embeddings);
   EXPECT_EQ(mamba2.layer, "Mamba2");
   EXPECT_EQ(mamba2.d_model, 4096);
@@ -61,11 +61,11 @@ TEST(HuggingFaceConfig, LeftOversAreNotRead) {
   EXPECT_EQ(config.d_model, 1024);
   EXPECT_EQ(config.n_layer, 48);
   EXPECT_EQ(mamba_in(config).d_inner, 0);
-  EXPECT_EQ(mamba_in(config).dt_rank, 64);
+  EXPECT_EQ(mamba_in(config).inner.s6.dt_rank, 64);
   const ModelConfig falcon = read(R"({"model_type": "falcon_mamba", "hidden_size": 4096, "expand": 16,
       "intermediate_size": 8192, "time_step_rank": "auto", "mixer_rms_eps": 1e-06, "eos_token_id": [11, 10]})");
   EXPECT_EQ(mamba_in(falcon).d_inner, 8192);
-  EXPECT_EQ(mamba_in(falcon).dt_rank, 0);
+  EXPECT_EQ(mamba_in(falcon).inner.s6.dt_rank, 0);
   EXPECT_EQ(falcon.eos_token_id, (std::vector<int64_t>{11, 10}));
 }
 

@@ -13,8 +13,8 @@ namespace {
 
 // The house's own words. The reference implementation refuses keys it does not know, so they are written only where
 // they say something.
-constexpr std::array<std::string_view, 7> kHouseWords = {"norm_epsilon",   "eos_token_id", "d_inner",
-                                                         "b_c_dt_rms_eps", "selective", "alibi",        "learned_positions"};
+constexpr std::array<std::string_view, 8> kHouseWords = {
+    "norm_epsilon", "eos_token_id", "d_inner", "b_c_dt_rms_eps", "selective", "inner", "alibi", "learned_positions"};
 
 using Json = nlohmann::ordered_json;
 
@@ -87,6 +87,8 @@ ModelConfig ModelConfig::from_state_spaces(std::string_view json, std::string_vi
   } catch (const Error& problem) {
     throw Error(where, ": ssm_cfg.layer, in layer 0 and all others: ", problem.what());
   }
+  const auto deciding = [&config] { return config.mixer->deciding_fields(); };
+  read_json({{.name = "ssm_cfg", .target = Field::Nested(deciding)}}, json, where, UnknownKeys::are_skipped);
   // Which keys attn_cfg may have depends on whether any layer attends, and what it leaves out is the reference's
   // default.
   read_json({{"attn_layer_idx", &config.attn_layer_idx, ""}}, json, where, UnknownKeys::are_skipped);

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cctype>
 
 #include "core/error.h"
 
@@ -12,12 +11,6 @@ namespace ssm {
 namespace {
 
 constexpr std::array<const char*, 4> kTasks = {"selective-copying", "copying", "induction-heads", "mqar"};
-
-std::string lower(std::string_view name) {
-  std::string result(name);
-  std::transform(result.begin(), result.end(), result.begin(), [](unsigned char c) { return std::tolower(c); });
-  return result;
-}
 
 template <class Number>
 void unless_given(Number& value, Number published) {
@@ -37,20 +30,12 @@ TaskKind task_kind(std::string_view name) {
   throw Error("task is \"", name, "\", expected one of ", all, near.empty() ? "" : "; did you mean " + near + "?");
 }
 
-std::string mixer_named(std::string_view name) {
-  std::string known;
-  for (const MixerKind& kind : mixer_kinds()) {
-    const std::string as_said = kind.name == "Mamba1" ? "mamba" : lower(kind.name);
-    if (lower(name) == as_said || name == kind.name) return kind.name;
-    known += (known.empty() ? "" : ", ") + as_said;
-  }
-  throw Error("mixer is \"", name, "\", expected one of ", known);
-}
-
 Fields TaskConfig::fields() {
   Fields all = {
       {"task", &task, "selective-copying, copying, induction-heads or mqar"},
-      {"mixer", &mixer, "what mixes tokens: mamba, mamba2, attention, lstm, conv and so on"},
+      {"mixer", &mixer,
+       "what mixes tokens: mamba, mamba2, attention, lstm, conv, s4, s4d, s6, h3-s4, h3-s4d, h3-s6, mamba-s4, "
+       "mamba-s4d"},
       {"ssm_cfg", &ssm_cfg, "settings of the mixer as a JSON object, as in config.json"},
       {"positions", &positions, "of attention: none, learned, rope or alibi"},
       {"d_model", &d_model, "model width; 0: the paper's"},
@@ -85,7 +70,7 @@ void TaskConfig::settle() {
     require(low <= value && value <= high, name, " is ", value, ", expected ", low, " to ", high);
   };
   const TaskKind kind = task_kind(task);
-  const std::string layer = mixer_named(mixer);
+  const std::string layer = mixer_named(mixer).layer;
   const bool selects = layer == "Mamba1" || layer == "Mamba2";
   require(positions == "none" || positions == "learned" || positions == "rope" || positions == "alibi",
           "positions is \"", positions, "\", expected none, learned, rope or alibi");
@@ -156,14 +141,14 @@ TaskShape TaskConfig::shape(int64_t of_length) const {
 
 ModelConfig TaskConfig::model() const {
   ModelConfig config;
-  const std::string layer = mixer_named(mixer);
+  const MixerName& named = mixer_named(mixer);
   config.d_model = d_model;
   config.n_layer = layers;
   config.vocab_size = vocab;
   config.d_intermediate = d_intermediate;
   config.tie_embeddings = false;
   MixerConfig* settings = nullptr;
-  if (layer == kAttention) {
+  if (named.layer == kAttention) {
     for (int64_t i = 0; i < layers; ++i) config.attn_layer_idx.push_back(i);
     settings = config.attention.get();
     require(d_model % heads == 0, "heads is ", heads, ", expected a divisor of the model width ", d_model);
@@ -175,11 +160,11 @@ ModelConfig TaskConfig::model() const {
       config.learned_positions =
           shape(std::max({length, eval_length, *std::max_element(test_lengths.begin(), test_lengths.end())})).inputs();
   } else {
-    config.layer = layer;
-    config.mixer = mixer_kind(layer).config();
+    config.layer = named.layer;
+    config.mixer = named.config();
     settings = config.mixer.get();
   }
-  if (!ssm_cfg.empty()) read_json(settings->fields(), ssm_cfg, "ssm_cfg");
+  if (!ssm_cfg.empty()) read_settings(*settings, ssm_cfg, "ssm_cfg");
   return config;
 }
 

@@ -36,7 +36,5 @@ struct TaskConfig {
 };
 
 TaskKind task_kind(std::string_view name);  // throws Error with the known names
-// "mamba" for "Mamba1", else the registry's name in any case. Throws Error with the known names.
-std::string mixer_named(std::string_view name);
 
 }  // namespace ssm

@@ -1,8 +1,9 @@
-// S4D (Gu et al. 2022, "On the parameterization and initialization of diagonal state space models"): a diagonal state
-// space model in every channel, complex or real, by zero-order hold or the bilinear rule.
+// S4D (Gu et al. 2022, "On the parameterization and initialization of diagonal state space models"): an inner layer
+// with a diagonal state space model in every channel, complex or real, by zero-order hold or the bilinear rule. The
+// block around it is mixers/s4_block.
 #pragma once
 
-#include "mixers/lti_mixer.h"
+#include "mixers/inner/lti.h"
 
 namespace ssm {
 
@@ -12,7 +13,10 @@ struct S4dConfig final : LtiConfig {
   bool is_real = false;
 
   Fields fields() override;
-  std::unique_ptr<Mixer> build(const Params& params, int64_t d_model, int64_t layers) const override;
+  std::unique_ptr<InnerLayer> build(const Params& params, int64_t e, int64_t d_model) const override;
 };
+
+// diag-lin, -inv, -inv2, -quad, -real, -legs; diag-rand; and diag: half of the copies inv, the others lin.
+std::vector<std::string> s4d_inits();
 
 }  // namespace ssm

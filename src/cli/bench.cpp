@@ -162,6 +162,7 @@ class BenchCommand final : public Command {
     bench::bench_gated_rms_norm(bench);
     bench::bench_attention(bench);
     bench::bench_lstm(bench);
+    if (!bench.on_gpu()) bench::bench_lti(bench);
     bench::bench_adamw(bench);
   }
 

@@ -1,4 +1,4 @@
-"""Makes src/mixers/s4_block/testdata/blocks.safetensors: blocks around S4, S4D and S6 as their published code computes them.
+"""Makes src/mixers/s4_block/testdata/blocks.safetensors: blocks around S4, S4D and S6 from their published definitions.
 
     python tools/make_block_golden.py src/mixers/s4_block/testdata
 

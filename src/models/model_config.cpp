@@ -119,7 +119,7 @@ ModelConfig ModelConfig::from_state_spaces(std::string_view json, std::string_vi
 
 const std::vector<Preset>& presets() {
   // The published sizes (Gu & Dao 2023, table 12, with twice the Transformer's layers), then small ones for CPUs.
-  constexpr const char *kMamba = "Mamba1", *kMamba2 = "Mamba2";
+  constexpr const char *kMamba = "mamba", *kMamba2 = "mamba2";
   static const std::vector<Preset> all = {
       {"mamba-130m", "the published 130M", kMamba, 768, 24, 50277},
       {"mamba-370m", "the published 370M", kMamba, 1024, 48, 50277},
@@ -139,6 +139,10 @@ const std::vector<Preset>& presets() {
       {"bytes-10m", "bytes, 9.6M parameters: an evening on a laptop", kMamba, 384, 10, 256},
       {"bytes-mamba2-1m", "bytes with Mamba-2, 1.1M parameters", kMamba2, 128, 8, 256},
       {"bytes-mamba2-10m", "bytes with Mamba-2, 10.0M parameters", kMamba2, 384, 10, 256},
+      {"bytes-s4-1m", "bytes with S4, 1.1M parameters", "s4", 128, 16, 256},
+      {"bytes-s4d-1m", "bytes with S4D, 1.0M parameters", "s4d", 128, 16, 256},
+      {"bytes-s6-1m", "bytes with S6 in S4's block, 1.0M parameters", "s6", 128, 24, 256},
+      {"bytes-h3-1m", "bytes with H3 around S4D, 1.0M parameters", "h3-s4d", 128, 10, 256},
       {"bytes-transformerpp-1m", "bytes with a Transformer++, 1.1M parameters", kMamba, 128, 5, 256, 8, 4, 384},
       {"bytes-transformerpp-10m", "bytes with a Transformer++, 10.7M parameters", kMamba, 384, 6, 256, 8, 6, 1024},
   };
@@ -151,8 +155,9 @@ ModelConfig ModelConfig::preset(std::string_view name) {
     names.push_back(preset.name);
     if (preset.name != name) continue;
     ModelConfig config;
-    config.layer = preset.layer;
-    config.mixer = mixer_kind(preset.layer).config();
+    const MixerName& mixer = mixer_named(preset.mixer);
+    config.layer = mixer.layer;
+    config.mixer = mixer.config();
     config.d_model = preset.d_model;
     config.n_layer = preset.n_layer;
     config.vocab_size = preset.vocab_size;

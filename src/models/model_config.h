@@ -48,9 +48,9 @@ struct ModelConfig {
 };
 
 struct Preset {
-  std::string name, summary, layer;
+  std::string name, summary, mixer;  // mixer: as --mixer names it
   int64_t d_model, n_layer, vocab_size, pad_vocab_size_multiple = 8;
-  int64_t heads = 0;  // of attention in every layer, with rotary positions and no biases; 0: `layer` everywhere
+  int64_t heads = 0;  // of attention in every layer, with rotary positions and no biases; 0: `mixer` everywhere
   int64_t d_intermediate = 0;
 };
 const std::vector<Preset>& presets();

@@ -69,7 +69,7 @@ class Lti final : public InnerLayer {
   mutable StateSpace kept_;  // of parameters that do not change
 };
 
-// Tokens of the longest sequence from which a call without a state is a convolution.
+// Tokens of the longest sequence from which a call without a state is a convolution (README.md).
 inline constexpr int64_t kConvolveFrom = 128;
 
 }  // namespace ssm

@@ -1,5 +1,5 @@
-// S4 and S4D as a convolution and as a recurrence, by the length of the sequences: what kConvolveFrom is set by, and
-// why a call that carries a state steps. The two are compared before anything is timed.
+// S4 and S4D as a convolution and as a recurrence, by the length of the sequences: README.md has the figures, and why a
+// call that carries a state steps. The two are compared before anything is timed.
 #include "bench/harness.h"
 #include "mixers/s4/s4.h"
 #include "mixers/s4d/s4d.h"

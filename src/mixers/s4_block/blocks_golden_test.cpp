@@ -1,4 +1,4 @@
-// Blocks against what their published code computes: testdata/blocks.safetensors, which tools/make_block_golden.py
+// Blocks against their published definitions in PyTorch: testdata/blocks.safetensors, which tools/make_block_golden.py
 // made. Without a state, over its 129 tokens, S4 and S4D convolve; with one they step.
 #include <gtest/gtest.h>
 

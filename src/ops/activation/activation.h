@@ -35,5 +35,11 @@ void gelu_backward(const ActivationBackward&, Threads&);
 void glu_forward(const ActivationForward&, Threads&);
 void glu_backward(const ActivationBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void gelu_forward(const ActivationForward&, Stream);
+void gelu_backward(const ActivationBackward&, Stream);
+void glu_forward(const ActivationForward&, Stream);
+void glu_backward(const ActivationBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

@@ -9,7 +9,7 @@
 namespace ssm::test {
 namespace {
 
-TEST(Activation, DevicesAndGradientsAgree) {
+TEST(Activation, EveryDeviceAgreesOnUglySizes) {
   for (const int64_t t : {0, 1, 5, 300})
     for (const int64_t d : {1, 7, 64, 67}) {
       check_op({.name = text("gelu ", t, " x ", d),

@@ -8,8 +8,7 @@ void check(const Var& var, const Shape& expected, const char* name) {
   require(var.value.shape() == expected, "discretize: ", name, " is ", var.value.shape(), ", expected ", expected);
 }
 
-void check_inputs(const Ctx& ctx, const DiscretizeIn& in) {
-  require(!ctx.device.is_cuda(), "discretize: S4 and S4D do not run on a GPU yet; use --device cpu");
+void check_inputs(const DiscretizeIn& in) {
   const Shape step = in.inv_dt.value.shape(), A = in.A_real.value.shape();
   require(step.rank() == 2 && A.rank() == 2 && A[0] > 0 && step[0] % A[0] == 0, "discretize: inv_dt is ", step,
           " and A_real ", A, ", expected (e, 1) and (s, n) with s a divisor of e");
@@ -27,7 +26,7 @@ void check_inputs(const Ctx& ctx, const DiscretizeIn& in) {
 }  // namespace
 
 StateSpace discretize(const Ctx& ctx, const DiscretizeIn& in) {
-  check_inputs(ctx, in);
+  check_inputs(in);
   const Shape shape = {in.A_imag ? 2 : 1, in.A_real.value.size(1), in.inv_dt.value.size(0)};
   const auto output = [&] { return ctx.output(Tensor::empty(shape, in.inv_dt.value.dtype(), ctx.device)); };
   StateSpace out{.z = output(), .b = output(), .c = output()};
@@ -45,44 +44,44 @@ StateSpace discretize(const Ctx& ctx, const DiscretizeIn& in) {
                                .c = out.c.value,
                                .f = out.f.value,
                                .g = out.g.value};
-  ctx.device.is_ref() ? ref::discretize_forward(args, *ctx.threads) : cpu::discretize_forward(args, *ctx.threads);
+  SSM_RUN(ctx.device, *ctx.threads, discretize_forward, args);
   if (!ctx.tape) return out;
 
   std::vector<GradPtr> outputs = {out.z.grad, out.b.grad, out.c.grad};
   if (in.P) outputs.insert(outputs.end(), {out.f.grad, out.g.grad});
-  ctx.tape->record(
-      "discretize",
-      {{"inv_dt", args.inv_dt},
-       {"A_real", args.A_real},
-       {"A_imag", args.A_imag},
-       {"B", args.B},
-       {"C", args.C},
-       {"P", args.P}},
-      outputs,
-      [device = ctx.device, threads = ctx.threads, method = in.method, step = in.step, dinv_dt = in.inv_dt.grad,
-       dA_real = in.A_real.grad, dA_imag = in.A_imag.grad, dB = in.B.grad, dC = in.C.grad,
-       dP = in.P.grad](const Backward& b) {
-        const GradOut inv_dt_out(dinv_dt), A_real_out(dA_real), A_imag_out(dA_imag), B_out(dB), C_out(dC), P_out(dP);
-        DiscretizeBackward back{.inv_dt = b.saved("inv_dt"),
-                                .A_real = b.saved("A_real"),
-                                .A_imag = b.saved("A_imag"),
-                                .B = b.saved("B"),
-                                .C = b.saved("C"),
-                                .P = b.saved("P"),
-                                .method = method,
-                                .step = step,
-                                .dz = b.grad(0),
-                                .db = b.grad(1),
-                                .dc = b.grad(2),
-                                .dinv_dt = inv_dt_out.out,
-                                .dA_real = A_real_out.out,
-                                .dA_imag = A_imag_out.out,
-                                .dB = B_out.out,
-                                .dC = C_out.out,
-                                .dP = P_out.out};
-        if (back.P) back.df = b.grad(3), back.dg = b.grad(4);
-        device.is_ref() ? ref::discretize_backward(back, *threads) : cpu::discretize_backward(back, *threads);
-      });
+  ctx.tape->record("discretize",
+                   {{"inv_dt", args.inv_dt},
+                    {"A_real", args.A_real},
+                    {"A_imag", args.A_imag},
+                    {"B", args.B},
+                    {"C", args.C},
+                    {"P", args.P}},
+                   outputs,
+                   [device = ctx.device, threads = ctx.threads, method = in.method, step = in.step,
+                    dinv_dt = in.inv_dt.grad, dA_real = in.A_real.grad, dA_imag = in.A_imag.grad, dB = in.B.grad,
+                    dC = in.C.grad, dP = in.P.grad](const Backward& b) {
+                     const GradOut inv_dt_out(dinv_dt), A_real_out(dA_real), A_imag_out(dA_imag), B_out(dB), C_out(dC),
+                         P_out(dP);
+                     DiscretizeBackward back{.inv_dt = b.saved("inv_dt"),
+                                             .A_real = b.saved("A_real"),
+                                             .A_imag = b.saved("A_imag"),
+                                             .B = b.saved("B"),
+                                             .C = b.saved("C"),
+                                             .P = b.saved("P"),
+                                             .method = method,
+                                             .step = step,
+                                             .dz = b.grad(0),
+                                             .db = b.grad(1),
+                                             .dc = b.grad(2),
+                                             .dinv_dt = inv_dt_out.out,
+                                             .dA_real = A_real_out.out,
+                                             .dA_imag = A_imag_out.out,
+                                             .dB = B_out.out,
+                                             .dC = C_out.out,
+                                             .dP = P_out.out};
+                     if (back.P) back.df = b.grad(3), back.dg = b.grad(4);
+                     SSM_RUN(device, *threads, discretize_backward, back);
+                   });
   return out;
 }
 

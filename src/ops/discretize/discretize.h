@@ -65,5 +65,9 @@ namespace cpu {
 void discretize_forward(const DiscretizeForward&, Threads&);
 void discretize_backward(const DiscretizeBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void discretize_forward(const DiscretizeForward&, Stream);
+void discretize_backward(const DiscretizeBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

@@ -1,14 +1,9 @@
 // gelu and glu on a GPU: one pass over memory, several neighbours a thread where rows allow it. Equations: README.md.
-#include <algorithm>
-
-#include "core/cuda_kernel.cuh"
 #include "ops/activation/activation.h"
+#include "ops/elementwise.cuh"
 
 namespace ssm::cuda {
 namespace {
-
-constexpr int kLanes = 32, kRows = 8;  // of a block
-constexpr int64_t kMostBlocks = 4096;  // down the rows; each goes on with later ones
 
 __device__ __forceinline__ float normal_distribution(float x) { return 0.5f * erfcf(-0.70710678f * x); }
 // The accurate forms: an input near 0 leaves nothing for the fast ones to lose, a large one does.
@@ -80,64 +75,32 @@ struct GluBackward {
   }
 };
 
-template <class F>
-__global__ void __launch_bounds__(kLanes* kRows) elementwise_kernel(F f, int64_t t, int64_t packs, int64_t count) {
-  const int64_t pack = static_cast<int64_t>(blockIdx.x) * kLanes + threadIdx.x;
-  if (pack >= packs) return;
-  for (int64_t row = static_cast<int64_t>(blockIdx.y) * kRows + threadIdx.y; row < t;
-       row += static_cast<int64_t>(gridDim.y) * kRows)
-    f(row, pack * count);
-}
-
-// `make(T(), constant kCount)` gives the functor for rows of `columns`; all of `rows_used` must be on 16 bytes for
-// packs.
-template <class Make>
-void run(const char* op, const Tensor& of, int64_t columns, std::initializer_list<Tensor> rows_used, Stream stream,
-         const Make& make) {
-  const int64_t t = of.size(0);
-  with_element(of.dtype(), op, [&](auto element) {
-    using T = decltype(element);
-    constexpr int kPack = 16 / sizeof(T);
-    const auto start = [&](const auto& f, int64_t count) {
-      const int64_t packs = columns / count;
-      const dim3 grid(static_cast<unsigned>(divide_up(packs, kLanes)),
-                      static_cast<unsigned>(std::min(kMostBlocks, divide_up(t, kRows))));
-      launch(op, elementwise_kernel<std::decay_t<decltype(f)>>, grid, dim3(kLanes, kRows), stream, f, t, packs, count);
-    };
-    const bool packed = columns % kPack == 0 && std::all_of(rows_used.begin(), rows_used.end(),
-                                                            [](const Tensor& one) { return aligned(one, 16); });
-    if (packed)
-      start(make(T(), std::integral_constant<int, kPack>()), kPack);
-    else
-      start(make(T(), std::integral_constant<int, 1>()), 1);
-  });
-}
-
 }  // namespace
 
 void gelu_forward(const ActivationForward& args, Stream stream) {
-  run("gelu", args.y, args.y.size(1), {args.x, args.y}, stream,
-      [&]<class T, int kCount>(T, std::integral_constant<int, kCount>) {
-        return GeluForward<T, kCount>{rows<const T>(args.x), rows<T>(args.y)};
-      });
+  elementwise("gelu", args.y, args.y.size(1), {args.x, args.y}, stream,
+              [&]<class T, int kCount>(T, std::integral_constant<int, kCount>) {
+                return GeluForward<T, kCount>{rows<const T>(args.x), rows<T>(args.y)};
+              });
 }
 
 void gelu_backward(const ActivationBackward& args, Stream stream) {
-  run("gelu", args.dx, args.dx.size(1), {args.x, args.dy, args.dx}, stream,
-      [&]<class T, int kCount>(T, std::integral_constant<int, kCount>) {
-        return GeluBackward<T, kCount>{rows<const T>(args.x), rows<const T>(args.dy), rows<T>(args.dx)};
-      });
+  elementwise("gelu", args.dx, args.dx.size(1), {args.x, args.dy, args.dx}, stream,
+              [&]<class T, int kCount>(T, std::integral_constant<int, kCount>) {
+                return GeluBackward<T, kCount>{rows<const T>(args.x), rows<const T>(args.dy), rows<T>(args.dx)};
+              });
 }
 
 void glu_forward(const ActivationForward& args, Stream stream) {
-  run("glu", args.y, args.y.size(1), {args.x, args.y}, stream,
-      [&]<class T, int kCount>(T, std::integral_constant<int, kCount>) {
-        return GluForward<T, kCount>{rows<const T>(args.x), rows<T>(args.y), args.y.size(1)};
-      });
+  elementwise("glu", args.y, args.y.size(1), {args.x, args.y}, stream,
+              [&]<class T, int kCount>(T, std::integral_constant<int, kCount>) {
+                return GluForward<T, kCount>{rows<const T>(args.x), rows<T>(args.y), args.y.size(1)};
+              });
 }
 
 void glu_backward(const ActivationBackward& args, Stream stream) {
-  run("glu", args.dx, args.dy.size(1), {args.x, args.dy, args.dx}, stream,
+  elementwise(
+      "glu", args.dx, args.dy.size(1), {args.x, args.dy, args.dx}, stream,
       [&]<class T, int kCount>(T, std::integral_constant<int, kCount>) {
         return GluBackward<T, kCount>{rows<const T>(args.x), rows<const T>(args.dy), rows<T>(args.dx), args.dy.size(1)};
       });

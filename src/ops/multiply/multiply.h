@@ -25,5 +25,8 @@ void multiply(const Product&, Threads&);
 namespace cpu {
 void multiply(const Product&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void multiply(const Product&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

@@ -8,7 +8,7 @@
 namespace ssm::test {
 namespace {
 
-TEST(Multiply, DevicesAndGradientsAgree) {
+TEST(Multiply, EveryDeviceAgreesOnUglySizes) {
   for (const int64_t t : {0, 1, 5, 300})
     for (const int64_t d : {1, 7, 64, 67})
       check_op(
@@ -17,7 +17,7 @@ TEST(Multiply, DevicesAndGradientsAgree) {
            .call = [](Ctx& ctx, const std::vector<Var>& in) { return std::vector<Var>{multiply(ctx, in[0], in[1])}; }});
 }
 
-TEST(Multiply, ASquareAndOnlyOneGradient) {
+TEST(Multiply, EveryDeviceTakesASquareAndOnlyOneGradient) {
   check_op({.name = "square", .inputs = {{"a", {3, 5}}}, .call = [](Ctx& ctx, const std::vector<Var>& in) {
               return std::vector<Var>{multiply(ctx, in[0], in[0])};
             }});

@@ -4,9 +4,7 @@
 namespace ssm {
 namespace {
 
-void check_inputs(const Ctx& ctx, const StateSpace& system, const Var& u, const Var& D, const Seqs& seqs,
-                  const Var* state) {
-  require(!ctx.device.is_cuda(), "diag_scan: S4 and S4D do not run on a GPU yet; use --device cpu");
+void check_inputs(const StateSpace& system, const Var& u, const Var& D, const Seqs& seqs, const Var* state) {
   const Shape z = system.z.value.shape(), x = u.value.shape();
   require(z.rank() == 3 && (z[0] == 1 || z[0] == 2) && x.rank() == 2 && x[1] == z[2], "diag_scan: z is ", z, " and u ",
           x, ", expected (1 or 2, n, e) and (t, e)");
@@ -25,11 +23,9 @@ void check_inputs(const Ctx& ctx, const StateSpace& system, const Var& u, const 
     require(0 <= slot && slot < rows[0], "diag_scan: slot ", slot, " of a state with ", rows[0], " slots");
 }
 
-int64_t spans_of(const Seqs& seqs, int64_t s) { return (seqs.length(s) + kDiagScanSpan - 1) / kDiagScanSpan; }
-
 Var scan(const Ctx& ctx, const StateSpace& system, const Var& u, const Var& D, const Seqs& seqs, Var* state,
          bool outputs_wanted) {
-  check_inputs(ctx, system, u, D, seqs, state);
+  check_inputs(system, u, D, seqs, state);
   DiagScanForward args{.z = system.z.value,
                        .b = system.b.value,
                        .c = system.c.value,
@@ -42,8 +38,8 @@ Var scan(const Ctx& ctx, const StateSpace& system, const Var& u, const Var& D, c
   if (outputs_wanted) args.y = Tensor::empty(u.value.shape(), u.value.dtype(), ctx.device);
   if (ctx.tape)
     args.starts = Tensor::empty({diag_scan_spans(seqs), system.parts(), system.modes(), system.channels()},
-                                u.value.dtype(), ctx.device);
-  ctx.device.is_ref() ? ref::diag_scan_forward(args, *ctx.threads) : cpu::diag_scan_forward(args, *ctx.threads);
+                                system.z.value.dtype(), ctx.device);
+  SSM_RUN(ctx.device, *ctx.threads, diag_scan_forward, args);
 
   Var y = outputs_wanted ? ctx.output(args.y) : Var{};
   if (!ctx.tape) return y;
@@ -92,7 +88,7 @@ Var scan(const Ctx& ctx, const StateSpace& system, const Var& u, const Var& D, c
                      if (outputs_wanted) out.dy = back.grad(0);
                      // Slots that no sequence used keep the gradient of their final, unchanged state.
                      if (has_state) out.dstate = back.grad(outputs_wanted ? 1 : 0).clone();
-                     device.is_ref() ? ref::diag_scan_backward(out, *threads) : cpu::diag_scan_backward(out, *threads);
+                     SSM_RUN(device, *threads, diag_scan_backward, out);
                      if (state_out.out) state_out.out.copy_from(out.dstate);
                    });
   return y;
@@ -100,20 +96,10 @@ Var scan(const Ctx& ctx, const StateSpace& system, const Var& u, const Var& D, c
 
 }  // namespace
 
-int64_t diag_scan_spans(const Seqs& seqs) {
-  int64_t spans = 0;
-  for (int64_t s = 0; s < seqs.count(); ++s) spans += spans_of(seqs, s);
-  return spans;
-}
+int64_t diag_scan_spans(const Seqs& seqs) { return seqs.tokens() / kDiagScanSpan + seqs.count(); }
 
-std::vector<int64_t> diag_scan_first_spans(const Seqs& seqs) {
-  std::vector<int64_t> first;
-  int64_t next = 0;
-  for (int64_t s = 0; s < seqs.count(); ++s) {
-    first.push_back(next);
-    next += spans_of(seqs, s);
-  }
-  return first;
+int64_t diag_scan_first_span(const Seqs& seqs, int64_t s) {
+  return seqs.offsets[static_cast<size_t>(s)] / kDiagScanSpan + s;
 }
 
 Var diag_scan(const Ctx& ctx, const StateSpace& system, const Var& u, const Var& D, const Seqs& seqs, Var* state) {

@@ -45,8 +45,9 @@ struct DiagScanBackward {
   Tensor dz, db, dc, df, dg, du, dD;  // outputs; df and dg as f and g, du and dD may be absent
 };
 
-int64_t diag_scan_spans(const Seqs& seqs);                     // rows of `starts`
-std::vector<int64_t> diag_scan_first_spans(const Seqs& seqs);  // (count): the first of each sequence
+// Rows of `starts`, and the first of a sequence: from its offset and number alone, so up to one a sequence is unused.
+int64_t diag_scan_spans(const Seqs& seqs);
+int64_t diag_scan_first_span(const Seqs& seqs, int64_t s);
 
 namespace ref {
 void diag_scan_forward(const DiagScanForward&, Threads&);
@@ -56,5 +57,9 @@ namespace cpu {
 void diag_scan_forward(const DiagScanForward&, Threads&);
 void diag_scan_backward(const DiagScanBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void diag_scan_forward(const DiagScanForward&, Stream);
+void diag_scan_backward(const DiagScanBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

@@ -234,7 +234,6 @@ void forward(const DiagScanForward& args, Threads& threads) {
   const auto u = args.u.matrix<float>(), y = args.y.matrix<float>();
   const auto width = static_cast<int64_t>(hn::Lanes(Tag()));
   const int64_t n = args.z.size(1), e = args.z.size(2), row = kParts * n * width;
-  const std::vector<int64_t> first_span = diag_scan_first_spans(seqs);
   const Tensor memory = Tensor::empty({threads.count(), 6 * row + 2 * kDiagScanSpan * width}, DType::f32);
   for_vectors(args.z, u.rows, threads, [&](const Lanes& lanes, int worker) {
     Scratch scratch(memory, worker);
@@ -248,9 +247,10 @@ void forward(const DiagScanForward& args, Threads& threads) {
       for (int64_t t = seqs.offsets[s]; t < seqs.offsets[s + 1]; t += kDiagScanSpan) {
         const int64_t tokens = std::min(kDiagScanSpan, seqs.offsets[s + 1] - t);
         if (args.starts)
-          unpack<kParts>(
-              lanes, x,
-              args.starts.data<float>() + (first_span[s] + (t - seqs.offsets[s]) / kDiagScanSpan) * kParts * n * e);
+          unpack<kParts>(lanes, x,
+                         args.starts.data<float>() + (diag_scan_first_span(seqs, static_cast<int64_t>(s)) +
+                                                      (t - seqs.offsets[s]) / kDiagScanSpan) *
+                                                         kParts * n * e);
         pack_rows(lanes, u, t, tokens, inputs);
         for (int64_t i = 0; outputs && i < tokens; ++i)
           hn::StoreU(hn::Mul(D, hn::LoadU(Tag(), inputs + i * width)), Tag(), outputs + i * width);
@@ -356,7 +356,6 @@ void backward(const DiagScanBackward& args, Threads& threads) {
   const auto width = static_cast<int64_t>(hn::Lanes(Tag()));
   const int64_t n = args.z.size(1), e = args.z.size(2), row = kParts * n * width, rows = kDiagScanSpan * width;
   const int64_t path = args.f ? (kDiagScanSpan + 1) * row + rows : (kDiagScanSpan + 1) * kParts * width;
-  const std::vector<int64_t> first_span = diag_scan_first_spans(seqs);
   const Tensor memory = Tensor::empty({threads.count(), 12 * row + 3 * rows + path}, DType::f32);
   for_vectors(args.z, u.rows, threads, [&](const Lanes& lanes, int worker) {
     Scratch scratch(memory, worker);
@@ -384,7 +383,10 @@ void backward(const DiagScanBackward& args, Threads& threads) {
       for (int64_t i = (length + kDiagScanSpan - 1) / kDiagScanSpan - 1; i >= 0; --i) {
         const int64_t t = seqs.offsets[s] + i * kDiagScanSpan;
         span.tokens = std::min(kDiagScanSpan, seqs.offsets[s + 1] - t);
-        pack<kParts>(lanes, args.starts.data<float>() + (first_span[s] + i) * kParts * n * e, span.x);
+        pack<kParts>(
+            lanes,
+            args.starts.data<float>() + (diag_scan_first_span(seqs, static_cast<int64_t>(s)) + i) * kParts * n * e,
+            span.x);
         pack_rows(lanes, u, t, span.tokens, inputs);
         if (dy)
           pack_rows(lanes, dy, t, span.tokens, seeds);

@@ -74,7 +74,6 @@ template <class T>
 void forward(const DiagScanForward& args) {
   const Seqs& seqs = *args.seqs;
   const auto u = args.u.matrix<T>(), y = args.y.matrix<T>();
-  const std::vector<int64_t> first_span = diag_scan_first_spans(seqs);
   for (int64_t e = 0; e < args.z.size(2); ++e) {
     const Channel<T> channel(args, e);
     for (int64_t s = 0; s < seqs.count(); ++s) {
@@ -84,7 +83,7 @@ void forward(const DiagScanForward& args) {
       for (int64_t i = 0; i < seqs.length(s); ++i) {
         const int64_t t = seqs.offsets[at] + i;
         if (args.starts && i % kDiagScanSpan == 0)
-          write(x, Modes<T>(args.starts, e, first_span[at] + i / kDiagScanSpan));
+          write(x, Modes<T>(args.starts, e, diag_scan_first_span(seqs, s) + i / kDiagScanSpan));
         channel.advance(u[t][e], x);
         if (!y) continue;
         T sum = channel.D * u[t][e];  // (3)
@@ -139,7 +138,6 @@ void backward_span(const DiagScanBackward& args, int64_t e, int64_t begin, int64
 template <class T>
 void backward(const DiagScanBackward& args) {
   const Seqs& seqs = *args.seqs;
-  const std::vector<int64_t> first_span = diag_scan_first_spans(seqs);
   for (const Tensor& sum : {args.dz, args.db, args.dc, args.df, args.dg, args.dD})
     if (sum) sum.fill_zero();
   for (int64_t e = 0; e < args.z.size(2); ++e)
@@ -150,7 +148,7 @@ void backward(const DiagScanBackward& args) {
       for (int64_t span = (seqs.length(s) + kDiagScanSpan - 1) / kDiagScanSpan - 1; span >= 0; --span) {
         const int64_t begin = seqs.offsets[at] + span * kDiagScanSpan;
         backward_span(args, e, begin, std::min(begin + kDiagScanSpan, seqs.offsets[at + 1]),
-                      read(Modes<T>(args.starts, e, first_span[at] + span)), later);
+                      read(Modes<T>(args.starts, e, diag_scan_first_span(seqs, s) + span)), later);
       }
       if (args.dstate) write(later, Modes<T>(args.dstate, e, seqs.slots[at]));
     }

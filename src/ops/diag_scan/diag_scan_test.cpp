@@ -19,7 +19,7 @@ struct ScanCase {
 };
 
 // Re(1 + z) is 0.5 to 0.7 and Im(1 + z) -0.5 to -0.3: inside the unit circle.
-OpInput z_input(const ScanCase& c) { return {"z", {c.parts, c.n, c.e}, -0.5, -0.3}; }
+OpInput z_input(const ScanCase& c) { return {"z", {c.parts, c.n, c.e}, -0.5, -0.3, Role::exact}; }
 
 OpCase op_case(const ScanCase& c) {
   const Seqs seqs = Seqs::ragged(c.lengths, c.slots);
@@ -28,13 +28,13 @@ OpCase op_case(const ScanCase& c) {
   return {.name = text("diag_scan t=", seqs.tokens(), " sequences=", seqs.count(), " e=", c.e, " n=", c.n,
                        " parts=", c.parts, c.low_rank ? " low rank" : "", with_state ? " with state" : ""),
           .inputs = {z_input(c),
-                     {"b", modes},
-                     {"c", modes},
-                     {"f", low, -0.2, 0.2},
-                     {"g", low, -0.2, 0.2},
+                     {"b", modes, -1, 1, Role::exact},
+                     {"c", modes, -1, 1, Role::exact},
+                     {"f", low, -0.2, 0.2, Role::exact},
+                     {"g", low, -0.2, 0.2, Role::exact},
                      {"u", {seqs.tokens(), c.e}},
-                     {"D", c.with_D ? Shape{1, c.e} : Shape{}},
-                     {"state", with_state ? Shape{c.slot_count, c.parts, c.n, c.e} : Shape{}}},
+                     {"D", c.with_D ? Shape{1, c.e} : Shape{}, -1, 1, Role::exact},
+                     {"state", with_state ? Shape{c.slot_count, c.parts, c.n, c.e} : Shape{}, -1, 1, Role::exact}},
           .call =
               [c, seqs](Ctx& ctx, const std::vector<Var>& in) {
                 const StateSpace system{.z = in[0], .b = in[1], .c = in[2], .f = in[3], .g = in[4]};
@@ -48,7 +48,7 @@ OpCase op_case(const ScanCase& c) {
           .reduction = std::max<int64_t>(seqs.tokens(), 1) * c.n};
 }
 
-TEST(DiagScan, DevicesAndGradientsAgreeOnUglySizes) {
+TEST(DiagScan, EveryDeviceAgreesOnUglySizes) {
   for (const ScanCase& c : std::vector<ScanCase>{
            {.lengths = {1}, .e = 1, .n = 1},
            {.lengths = {5}, .e = 7, .n = 3, .with_D = false},
@@ -60,11 +60,13 @@ TEST(DiagScan, DevicesAndGradientsAgreeOnUglySizes) {
            {.lengths = {1, 9}, .e = 2, .n = 1, .parts = 1, .with_D = false},
            {.lengths = {3}, .e = 5, .n = 2, .low_rank = true},
            {.lengths = {66, 0, 1}, .e = 18, .n = 3, .low_rank = true},
+           {.lengths = {35, 1}, .e = 3, .n = 40},  // modes of more than a warp, and of more than one
+           {.lengths = {33, 2}, .e = 2, .n = 130, .low_rank = true},
        })
     check_op(op_case(c));
 }
 
-TEST(DiagScan, DevicesAndGradientsAgreeThroughCarriedState) {
+TEST(DiagScan, EveryDeviceCarriesState) {
   for (const ScanCase& c : std::vector<ScanCase>{
            {.lengths = {1, 1, 1}, .e = 9, .n = 3, .slots = {2, 0, 1}, .slot_count = 3},
            {.lengths = {2, 0, 66}, .e = 5, .n = 2, .slots = {3, 1, 0}, .slot_count = 5},

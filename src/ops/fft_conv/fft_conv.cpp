@@ -4,7 +4,6 @@
 namespace ssm {
 
 Var fft_conv(const Ctx& ctx, const Var& u, const Var& K, const Var& D, const Seqs& seqs) {
-  require(!ctx.device.is_cuda(), "fft_conv: S4 and S4D do not run on a GPU yet; use --device cpu");
   const Shape shape = u.value.shape(), taps = K.value.shape();
   require(shape.rank() == 2 && taps.rank() == 2 && shape[1] == taps[1], "fft_conv: u is ", shape, " and K ", taps,
           ", expected (t, e) and (length, e)");
@@ -15,7 +14,7 @@ Var fft_conv(const Ctx& ctx, const Var& u, const Var& K, const Var& D, const Seq
 
   const FftConvForward args{
       .u = u.value, .K = K.value, .D = D.value, .seqs = &seqs, .y = Tensor::empty(shape, u.value.dtype(), ctx.device)};
-  ctx.device.is_ref() ? ref::fft_conv_forward(args, *ctx.threads) : cpu::fft_conv_forward(args, *ctx.threads);
+  SSM_RUN(ctx.device, *ctx.threads, fft_conv_forward, args);
   const Var y = ctx.output(args.y);
   if (!ctx.tape) return y;
   ctx.tape->record(
@@ -30,7 +29,7 @@ Var fft_conv(const Ctx& ctx, const Var& u, const Var& K, const Var& D, const Seq
                                    .du = u_out.out,
                                    .dK = K_out.out,
                                    .dD = D_out.out};
-        device.is_ref() ? ref::fft_conv_backward(back, *threads) : cpu::fft_conv_backward(back, *threads);
+        SSM_RUN(device, *threads, fft_conv_backward, back);
       });
   return y;
 }

@@ -41,5 +41,9 @@ namespace cpu {
 void fft_conv_forward(const FftConvForward&, Threads&);
 void fft_conv_backward(const FftConvBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void fft_conv_forward(const FftConvForward&, Stream);
+void fft_conv_backward(const FftConvBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

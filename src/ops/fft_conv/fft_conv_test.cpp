@@ -19,13 +19,15 @@ OpCase op_case(const ConvCase& c) {
   const Seqs seqs = Seqs::ragged(c.lengths);
   return {
       .name = text("fft_conv t=", seqs.tokens(), " sequences=", seqs.count(), " e=", c.e, " taps=", c.taps),
-      .inputs = {{"u", {seqs.tokens(), c.e}}, {"K", {c.taps, c.e}}, {"D", c.with_D ? Shape{1, c.e} : Shape{}}},
+      .inputs = {{"u", {seqs.tokens(), c.e}},
+                 {"K", {c.taps, c.e}, -1, 1, Role::exact},
+                 {"D", c.with_D ? Shape{1, c.e} : Shape{}, -1, 1, Role::exact}},
       .call = [seqs](Ctx& ctx,
                      const std::vector<Var>& in) { return std::vector<Var>{fft_conv(ctx, in[0], in[1], in[2], seqs)}; },
       .reduction = seqs.tokens()};
 }
 
-TEST(FftConv, DevicesAndGradientsAgreeOnUglySizes) {
+TEST(FftConv, EveryDeviceAgreesOnUglySizes) {
   for (const ConvCase& c : std::vector<ConvCase>{
            {.lengths = {1}, .e = 1, .taps = 1},
            {.lengths = {2}, .e = 3, .taps = 2, .with_D = false},
@@ -34,6 +36,8 @@ TEST(FftConv, DevicesAndGradientsAgreeOnUglySizes) {
            {.lengths = {5, 0, 1, 3, 5}, .e = 5, .taps = 8},
            {.lengths = {64, 65, 127}, .e = 3, .taps = 127},
            {.lengths = {0, 0}, .e = 3, .taps = 0},
+           {.lengths = {130, 300}, .e = 34, .taps = 300},
+           {.lengths = std::vector<int64_t>(70, 3), .e = 2, .taps = 4},
        })
     check_op(op_case(c));
 }
@@ -52,13 +56,15 @@ TEST(FftConv, PackedSequencesEqualEachAloneBitForBit) {
   }
 }
 
-TEST(FftConv, LongSequencesStayExact) {
+TEST(FftConv, EveryDeviceStaysExactOverLongSequences) {
+  if (skipped_for_want_of_gpu()) return;
+  const Device device = test_devices().back().first;
   const int64_t length = 5003;
   const Seqs seqs = Seqs::dense(1, length);
   const Tensor u = random_tensor("u", {length, 2}, DType::f32), K = random_tensor("K", {length, 2}, DType::f32);
-  const Ctx exact{Device::ref(), &test_threads()}, fast{Device::cpu(), &test_threads()};
+  const Ctx exact{Device::ref(), &test_threads()}, fast{device, &test_threads()};
   const Tensor expected = fft_conv(exact, {u.to(DType::f64), {}}, {K.to(DType::f64), {}}, {}, seqs).value;
-  expect_near(fft_conv(fast, {u, {}}, {K, {}}, {}, seqs).value, expected, 2e-6, "y");
+  expect_near(fft_conv(fast, {u.on(device), {}}, {K.on(device), {}}, {}, seqs).value, expected, 2e-6, "y");
 }
 
 TEST(FftConv, GradientsDoNotDependOnTheNumberOfThreads) {

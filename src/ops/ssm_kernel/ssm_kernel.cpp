@@ -4,7 +4,6 @@
 namespace ssm {
 
 Var ssm_kernel(const Ctx& ctx, const StateSpace& system, int64_t length) {
-  require(!ctx.device.is_cuda(), "ssm_kernel: S4 and S4D do not run on a GPU yet; use --device cpu");
   const Shape shape = system.z.value.shape();
   require(shape.rank() == 3 && (shape[0] == 1 || shape[0] == 2), "ssm_kernel: z is ", shape,
           ", expected (1 or 2, n, e)");
@@ -21,7 +20,7 @@ Var ssm_kernel(const Ctx& ctx, const StateSpace& system, int64_t length) {
                               .f = system.f.value,
                               .g = system.g.value,
                               .K = Tensor::empty({length, shape[2]}, system.z.value.dtype(), ctx.device)};
-  ctx.device.is_ref() ? ref::ssm_kernel_forward(args, *ctx.threads) : cpu::ssm_kernel_forward(args, *ctx.threads);
+  SSM_RUN(ctx.device, *ctx.threads, ssm_kernel_forward, args);
   const Var K = ctx.output(args.K);
   if (!ctx.tape) return K;
   ctx.tape->record("ssm_kernel", {{"z", args.z}, {"b", args.b}, {"c", args.c}, {"f", args.f}, {"g", args.g}}, {K.grad},
@@ -42,8 +41,7 @@ Var ssm_kernel(const Ctx& ctx, const StateSpace& system, int64_t length) {
                      back.dc = sum(back.c, c_out.out);
                      back.df = sum(back.f, f_out.out);
                      back.dg = sum(back.g, g_out.out);
-                     device.is_ref() ? ref::ssm_kernel_backward(back, *threads)
-                                     : cpu::ssm_kernel_backward(back, *threads);
+                     SSM_RUN(device, *threads, ssm_kernel_backward, back);
                    });
   return K;
 }

@@ -38,5 +38,9 @@ namespace cpu {
 void ssm_kernel_forward(const SsmKernelForward&, Threads&);
 void ssm_kernel_backward(const SsmKernelBackward&, Threads&);
 }  // namespace cpu
+namespace cuda {
+void ssm_kernel_forward(const SsmKernelForward&, Stream);
+void ssm_kernel_backward(const SsmKernelBackward&, Stream);
+}  // namespace cuda
 
 }  // namespace ssm

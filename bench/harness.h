@@ -126,6 +126,8 @@ void bench_gated_rms_norm(Bench& bench);
 void bench_attention(Bench& bench);
 void bench_lstm(Bench& bench);
 void bench_adamw(Bench& bench);
+void bench_fft_conv(Bench& bench);
+void bench_ssm_kernel(Bench& bench);
 void bench_lti(Bench& bench);
 
 }  // namespace ssm::bench

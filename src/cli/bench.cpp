@@ -162,7 +162,9 @@ class BenchCommand final : public Command {
     bench::bench_gated_rms_norm(bench);
     bench::bench_attention(bench);
     bench::bench_lstm(bench);
-    if (!bench.on_gpu()) bench::bench_lti(bench);
+    bench::bench_fft_conv(bench);
+    bench::bench_ssm_kernel(bench);
+    bench::bench_lti(bench);
     bench::bench_adamw(bench);
   }
 

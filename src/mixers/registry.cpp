@@ -28,13 +28,13 @@ const std::vector<MixerKind>& mixer_kinds() {
       {"Conv", "causal gated convolution with a fixed kernel",
        [] { return std::unique_ptr<MixerConfig>(new ConvConfig); }},
       {"S4", "S4's block around a diagonal and rank-one state space model (Gu et al. 2021)",
-       [] { return std::unique_ptr<MixerConfig>(new S4BlockConfig("S4")); }, RunsOn::host},
+       [] { return std::unique_ptr<MixerConfig>(new S4BlockConfig("S4")); }},
       {"S4D", "S4's block around a diagonal state space model (Gu et al. 2022)",
-       [] { return std::unique_ptr<MixerConfig>(new S4BlockConfig("S4D")); }, RunsOn::host},
+       [] { return std::unique_ptr<MixerConfig>(new S4BlockConfig("S4D")); }},
       {"S6", "S4's block around the selective state space model of Mamba",
-       [] { return std::unique_ptr<MixerConfig>(new S4BlockConfig("S6")); }, RunsOn::host},
+       [] { return std::unique_ptr<MixerConfig>(new S4BlockConfig("S6")); }},
       {"H3", "a state space model between two multiplications (Dao et al. 2023)",
-       [] { return std::unique_ptr<MixerConfig>(new H3Config); }, RunsOn::host},
+       [] { return std::unique_ptr<MixerConfig>(new H3Config); }},
   };
   return kinds;
 }

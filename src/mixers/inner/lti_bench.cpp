@@ -62,6 +62,9 @@ void bench_case(Bench& bench, bool low_rank, int64_t sequences, int64_t length, 
     const Ctx ctx = bench.ctx(&tape);
     tape.backward({{forward(ctx, tape.variable(u)), dy}});
   };
+  const auto in_turn = [&](const auto& convolved, const auto& stepped) {
+    return bench.on_gpu() ? std::pair{bench.time(convolved), bench.time(stepped)} : time_in_turn(convolved, stepped);
+  };
   const auto add = [&](const std::string& name, const std::pair<Timing, Timing>& timing) {
     const auto elements = static_cast<double>(t * e);
     bench.add({.group = "layer",
@@ -76,12 +79,11 @@ void bench_case(Bench& bench, bool low_rank, int64_t sequences, int64_t length, 
   };
   if (bench.wanted(training, shape))
     add(training,
-        time_in_turn(
-            [&] { train([&](const Ctx& ctx, const Var& x) { return made.convolved(ctx, x, seqs); }); },
-            [&] { train([&](const Ctx& ctx, const Var& x) { return made.stepped(ctx, x, seqs, nullptr); }); }));
+        in_turn([&] { train([&](const Ctx& ctx, const Var& x) { return made.convolved(ctx, x, seqs); }); },
+                [&] { train([&](const Ctx& ctx, const Var& x) { return made.stepped(ctx, x, seqs, nullptr); }); }));
   if (!bench.wanted(carrying, shape)) return;
   Var state{Tensor::zeros({sequences, 2, 32, e}, DType::f32, bench.device()), {}};
-  add(carrying, time_in_turn(
+  add(carrying, in_turn(
                     [&] {
                       made.convolved(bench.ctx(), {u, {}}, seqs);
                       diag_scan_state(bench.ctx(), discretize(bench.ctx(), made.parameters), {u, {}}, seqs, &state);
@@ -97,7 +99,7 @@ void bench_lti(Bench& bench) {
   for (const bool low_rank : {false, true})
     for (const int64_t sequences : {1, 8, 32})
       for (const int64_t length : {32, 64, 128, 256, 512, 2048})
-        if (sequences * length <= 1 << 14) bench_case(bench, low_rank, sequences, length, 64);
+        if (sequences * length <= 1 << 14) bench_case(bench, low_rank, sequences, length, bench.on_gpu() ? 256 : 64);
 }
 
 }  // namespace ssm::bench

@@ -7,7 +7,7 @@
 //
 // K must reach as far as the longest sequence; of shorter ones it is used as far as they go. ref sums as it stands. On
 // the cpu a sequence of length L is padded with zeros to the next 2 * (a product of 2, 3 and 5) from 2 L on: its
-// result does not depend on its neighbours.
+// result does not depend on its neighbours. On a GPU cuFFT is needed; without it the op fails and says so.
 //
 // Saved for backward: the inputs. Work a channel: two transforms a sequence and one of K forward, three and two
 // backward, each of some 5 L log2(2 L) operations.

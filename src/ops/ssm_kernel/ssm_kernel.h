@@ -8,7 +8,7 @@
 //
 //   z, b, c, f, g (parts, n, e)  ->  K (length, e)
 //
-// ref runs (1) as it stands, by the recurrence. On the cpu (3) is in double, and takes tensors of f64 too. Saved for
+// ref runs (1) as it stands, by the recurrence. (3) is in double; on the cpu it takes tensors of f64 too. Saved for
 // backward: the system. Work a (length, e, n): 5 multiply-adds forward and 6 backward for (2), some 30 and 75 for (3).
 // README.md derives both.
 #pragma once

@@ -70,10 +70,12 @@ class Event {
 
 // A piece of work recorded once, without doing it, and queued any number of times with one call, on the same memory.
 // Whoever records has done the like before, so that what it caches is there: recorded work cannot ask anything of the
-// host, so no uploads and no downloads. Memory that it allocates stays its own while the graph lives.
+// host, so no downloads; an upload brings at every launch what it was given when it was recorded. Memory that the work
+// allocates stays its own while the graph lives; with `shares`, it is taken from that graph's: what one of the two
+// leaves there and nobody holds, the other overwrites.
 class Graph {
  public:
-  Graph(const Device& device, const std::function<void()>& work);
+  Graph(const Device& device, const std::function<void()>& work, const Graph* shares = nullptr);
   ~Graph();
   Graph(const Graph&) = delete;
   Graph& operator=(const Graph&) = delete;
@@ -81,8 +83,9 @@ class Graph {
   int64_t kernels() const { return kernels_; }
 
  private:
+  struct Memory;
   Device device_;
-  std::shared_ptr<void> memory_;
+  std::shared_ptr<Memory> memory_;
   void* graph_ = nullptr;
   int64_t kernels_ = 0;
 };

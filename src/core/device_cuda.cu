@@ -68,7 +68,7 @@ struct Gpu {
   cudaDeviceProp properties{};
   cudaStream_t stream = nullptr;
   Staging staging;
-  bool recording = false;
+  std::vector<std::shared_ptr<std::byte>>* recorded = nullptr;  // pinned: what the graph under way will upload
 };
 
 struct Driver {
@@ -176,13 +176,18 @@ std::shared_ptr<std::byte> allocate_pinned(int64_t bytes) {
 
 void upload(void* to, const void* from, int64_t bytes, const Device& device) {
   Gpu& target = gpu(device);
-  DCHECK(!target.recording);
+  if (target.recorded && bytes > 0) {
+    const auto& kept = target.recorded->emplace_back(allocate_pinned(bytes));
+    std::memcpy(kept.get(), from, static_cast<size_t>(bytes));
+    return check(cudaMemcpyAsync(to, kept.get(), static_cast<size_t>(bytes), cudaMemcpyHostToDevice, target.stream),
+                 "copy to the GPU");
+  }
   target.staging.upload(static_cast<std::byte*>(to), static_cast<const std::byte*>(from), bytes, target.stream);
 }
 
 void download(void* to, const void* from, int64_t bytes, const Device& device) {
   const Gpu& source = gpu(device);
-  DCHECK(!source.recording);
+  require(!source.recorded, "copy from the GPU: inside a recording, where nothing has been computed yet");
   check(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, source.stream),
         "copy from the GPU");
   synchronize(device);
@@ -217,21 +222,26 @@ double Event::since(const Event& begin) const {
   return static_cast<double>(milliseconds) / 1e3;
 }
 
-bool recording(const Device& device) { return gpu(device).recording; }
+bool recording(const Device& device) { return gpu(device).recorded != nullptr; }
 
-Graph::Graph(const Device& device, const std::function<void()>& work) : device_(device) {
+struct Graph::Memory {
+  std::shared_ptr<MemoryPool> pool;
+  std::vector<std::shared_ptr<std::byte>> uploads;
+};
+
+Graph::Graph(const Device& device, const std::function<void()>& work, const Graph* shares)
+    : device_(device), memory_(std::make_shared<Memory>()) {
   Gpu& target = gpu(device);
-  require(!target.recording, "a recording inside a recording");
-  const auto pool = std::make_shared<MemoryPool>(device);
-  memory_ = pool;
+  require(!target.recorded, "a recording inside a recording");
+  memory_->pool = shares ? shares->memory_->pool : std::make_shared<MemoryPool>(device);
   cudaGraph_t graph = nullptr;
   const auto end = [&] {
-    target.recording = false;
+    target.recorded = nullptr;
     use_pool(device, nullptr);
     return cudaStreamEndCapture(target.stream, &graph);
   };
-  use_pool(device, pool);
-  target.recording = true;
+  use_pool(device, memory_->pool);
+  target.recorded = &memory_->uploads;
   cudaError_t status = cudaStreamBeginCapture(target.stream, cudaStreamCaptureModeRelaxed);
   if (status == cudaSuccess) {
     try {
@@ -260,6 +270,9 @@ Graph::~Graph() {
   cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph_));
 }
 
-void Graph::launch() { check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_), stream(device_)), "run a graph"); }
+void Graph::launch() {
+  count_use(device_, *memory_->pool);
+  check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph_), stream(device_)), "run a graph");
+}
 
 }  // namespace ssm::cuda

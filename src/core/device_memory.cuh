@@ -23,6 +23,7 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
   int64_t release_unused();                            // segments without a block in use, to the driver; bytes
   MemoryStats stats() const;
   void reset_peak();
+  void count_use(int64_t bytes);  // in the peak: of memory that is somebody else's, in use beside this one's
 
  private:
   struct Block {
@@ -45,5 +46,7 @@ class MemoryPool : public std::enable_shared_from_this<MemoryPool> {
 
 // Where allocate_bytes takes from: `pool`, or the GPU's own when null.
 void use_pool(const Device& device, std::shared_ptr<MemoryPool> pool);
+// Counts a graph's memory in the GPU's peak: it is in use while the graph runs.
+void count_use(const Device& device, const MemoryPool& pool);
 
 }  // namespace ssm::cuda

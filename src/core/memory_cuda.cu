@@ -133,6 +133,13 @@ void MemoryPool::reset_peak() {
   stats_.peak = stats_.in_use;
 }
 
+void MemoryPool::count_use(int64_t bytes) {
+  const std::lock_guard lock(mutex_);
+  stats_.peak = std::max(stats_.peak, stats_.in_use + bytes);
+}
+
+void count_use(const Device& device, const MemoryPool& pool) { pools(device).own->count_use(pool.stats().peak); }
+
 void use_pool(const Device& device, std::shared_ptr<MemoryPool> pool) { pools(device).active = std::move(pool); }
 
 std::shared_ptr<std::byte> allocate_bytes(int64_t bytes, const Device& device) {

@@ -4,7 +4,7 @@
 namespace ssm {
 namespace {
 
-void check(const AdamWItem& item) {
+void check_item(const AdamWItem& item) {
   const Tensor& value = item.value;
   require(value.contiguous(), "adamw: a value of shape ", value.shape(), " is not contiguous");
   for (const Tensor* other : {&item.gradient, &item.m, &item.v})
@@ -18,14 +18,16 @@ void check(const AdamWItem& item) {
             "; expected the same shape in bf16 or f16, contiguous");
 }
 
+void check(std::span<const AdamWItem> items, const AdamWStep& step) {
+  require(step.step >= 1, "adamw: step ", step.step, "; steps count from 1");
+  for (const AdamWItem& item : items) check_item(item);
+}
+
 }  // namespace
 
 double adamw(const Ctx& ctx, std::span<const AdamWItem> items, const AdamWStep& step) {
-  require(step.step >= 1, "adamw: step ", step.step, "; steps count from 1");
-  for (const AdamWItem& item : items) check(item);
-  if constexpr (kHasCuda)
-    if (ctx.device.is_cuda()) return cuda::adamw(items, step, ctx.device);
-
+  if (ctx.device.is_cuda()) return queue_adamw(ctx, items, step, {}).on(Device::cpu()).item<double>();
+  check(items, step);
   const auto sum_of_squares = ctx.device.is_ref() ? ref::sum_of_squares : cpu::sum_of_squares;
   const auto update = ctx.device.is_ref() ? ref::adamw_update : cpu::adamw_update;
   double sum = 0;
@@ -37,6 +39,18 @@ double adamw(const Ctx& ctx, std::span<const AdamWItem> items, const AdamWStep& 
     if (item.copy) item.copy.copy_from(item.value);
   }
   return norm;
+}
+
+Tensor queue_adamw(const Ctx& ctx, std::span<const AdamWItem> items, const AdamWStep& step,
+                   const AdamWCondition& condition) {
+  require(ctx.device.is_cuda(), "queue_adamw: on ", name_of(ctx.device), "; expected a GPU");
+  check(items, step);
+  require(!condition.losses || (condition.losses.dtype() == DType::f32 && condition.losses.contiguous()),
+          "queue_adamw: losses are ", name_of(condition.losses.dtype()), ", expected f32, contiguous");
+  require(!condition.norm || condition.norm.dtype() == DType::f64, "queue_adamw: the norm before is ",
+          name_of(condition.norm.dtype()), ", expected f64");
+  if constexpr (kHasCuda) return cuda::adamw(items, step, condition, ctx.device);
+  return {};
 }
 
 std::optional<int64_t> first_not_finite(const Tensor& tensor) {

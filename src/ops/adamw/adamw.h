@@ -43,6 +43,17 @@ struct AdamWStep {
 // GPU this waits for all that is queued.
 double adamw(const Ctx& ctx, std::span<const AdamWItem> items, const AdamWStep& step);
 
+// What must be finite besides the gradients, on the same GPU; each may be absent.
+struct AdamWCondition {
+  Tensor losses;  // f32 (any number)
+  Tensor norm;    // f64 (1): of the update queued before this one
+};
+
+// The same on a GPU, queued: the norm, f64 (1), is there when what is queued has been done. It is NaN, and nothing is
+// changed, also when the condition does not hold: of a row of updates none is made after the first that failed.
+Tensor queue_adamw(const Ctx& ctx, std::span<const AdamWItem> items, const AdamWStep& step,
+                   const AdamWCondition& condition);
+
 // The row-major index of the first NaN or infinity of a tensor on the host. One thread: for saying where, after adamw
 // said that.
 std::optional<int64_t> first_not_finite(const Tensor& tensor);
@@ -56,7 +67,7 @@ double sum_of_squares(const Tensor& gradient, Threads&);
 void adamw_update(const AdamWItem&, const AdamWStep&, double scale, Threads&);
 }  // namespace cpu
 namespace cuda {
-double adamw(std::span<const AdamWItem>, const AdamWStep&, const Device&);
+Tensor adamw(std::span<const AdamWItem>, const AdamWStep&, const AdamWCondition&, const Device&);
 }  // namespace cuda
 
 }  // namespace ssm

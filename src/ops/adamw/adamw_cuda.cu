@@ -1,5 +1,7 @@
 // adamw on a GPU in three passes, each over all parameters: partial sums of squares, the norm, the update. The update
-// reads the norm where the second pass put it, so the host waits for nothing before it has queued all of it.
+// reads the norm where the second pass put it, so the host waits for nothing.
+#include <math_constants.h>
+
 #include <vector>
 
 #include "core/cuda_kernel.cuh"
@@ -93,11 +95,21 @@ __global__ void __launch_bounds__(kThreads) squares_kernel(const __grid_constant
   if (threadIdx.x == 0) sums[table.first_sum + blockIdx.x] = total;
 }
 
+// What must be finite besides the gradients: the losses, and the norm of the update before, unless null.
+struct Condition {
+  const float* losses;
+  int64_t count;  // of the losses
+  const double* norm;
+};
+
 __global__ void __launch_bounds__(kNormThreads)
-    norm_kernel(const double* sums, int64_t count, double clip, Result* result) {
+    norm_kernel(const double* sums, int64_t count, double clip, Condition condition, Result* result) {
   double sum = 0;
 #pragma unroll 8
   for (int64_t i = threadIdx.x; i < count; i += kNormThreads) sum += sums[i];
+  bool failed = condition.norm && !isfinite(*condition.norm);
+  for (int64_t i = threadIdx.x; i < condition.count; i += kNormThreads) failed |= !isfinite(condition.losses[i]);
+  if (__syncthreads_or(failed)) sum = CUDART_NAN;
   const double norm = sqrt(sum_of_block<kNormThreads>(sum));
   if (threadIdx.x == 0) *result = {norm, clip > 0 ? fmin(1.0, clip / (norm + 1e-6)) : 1.0};
 }
@@ -177,17 +189,20 @@ std::vector<Table> tables_of(std::span<const AdamWItem> items, const AdamWStep& 
 
 }  // namespace
 
-double adamw(std::span<const AdamWItem> items, const AdamWStep& step, const Device& device) {
+Tensor adamw(std::span<const AdamWItem> items, const AdamWStep& step, const AdamWCondition& condition,
+             const Device& device) {
   const std::vector<Table> tables = tables_of(items, step);
-  if (tables.empty()) return 0;
   const Stream queue = stream(device);
-  const int64_t count = tables.back().first_sum + tables.back().blocks;
+  const int64_t count = tables.empty() ? 0 : tables.back().first_sum + tables.back().blocks;
   const Tensor sums = Tensor::empty({count}, DType::f64, device), norm = Tensor::empty({2}, DType::f64, device);
   auto* result = static_cast<Result*>(norm.raw());
   const auto blocks = [](const Table& table) { return dim3(static_cast<unsigned>(table.blocks)); };
   for (const Table& table : tables)
     launch("adamw", squares_kernel, blocks(table), kThreads, queue, table, elements<double>(sums));
-  launch("adamw", norm_kernel, 1, kNormThreads, queue, elements<double>(sums), count, step.clip, result);
+  const Condition also{.losses = elements<const float>(condition.losses),
+                       .count = condition.losses ? condition.losses.count() : 0,
+                       .norm = elements<const double>(condition.norm)};
+  launch("adamw", norm_kernel, 1, kNormThreads, queue, elements<double>(sums), count, step.clip, also, result);
   const Constants constants{.towards_g = static_cast<float>(1 - step.beta1),
                             .beta2 = static_cast<float>(step.beta2),
                             .rest2 = static_cast<float>(1 - step.beta2),
@@ -195,9 +210,7 @@ double adamw(std::span<const AdamWItem> items, const AdamWStep& step, const Devi
                             .correction = static_cast<float>(step.root_correction())};
   for (const Table& table : tables)
     launch("adamw", update_kernel, blocks(table), kThreads, queue, table, constants, result);
-  double found = 0;
-  download(&found, &result->norm, sizeof found, device);
-  return found;
+  return norm.rows(0, 1);
 }
 
 }  // namespace ssm::cuda

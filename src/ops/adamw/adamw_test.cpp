@@ -220,6 +220,30 @@ TEST(AdamW, EveryDeviceLeavesAllAsItIsWhenAGradientIsNoNumber) {
   }
 }
 
+TEST(AdamW, EveryDeviceThatQueuesUpdatesMakesNoneAfterOneThatFailed) {
+  if (!test_devices().front().first.is_cuda() || skipped_for_want_of_gpu()) return;
+  const Device gpu = test_devices().front().first;
+  const Ctx ctx{gpu, &test_threads()};
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto losses = [&](std::vector<float> values) { return Tensor::of(values).on(gpu); };
+  const auto number = [](const Tensor& one) { return one.on(Device::cpu()).item<double>(); };
+  const Moving moving = random_moving(5000, 0, gpu, DType::f32), waited = random_moving(5000, 0, gpu, DType::f32);
+  const std::vector<AdamWItem> items = {moving.item()};
+  const double norm = step_one(ctx, waited, kStep);
+  const Tensor first = queue_adamw(ctx, items, kStep, {.losses = losses({1, 2, 3})});
+  EXPECT_EQ(number(first), norm);
+  expect_near(moving.value, waited.value, 0, "value");
+  std::vector<float> many(3000, 1.0f);
+  many[2999] = nan;
+  const Tensor second = queue_adamw(ctx, items, kStep, {.losses = losses(many), .norm = first});
+  const Tensor third = queue_adamw(ctx, items, kStep, {.losses = losses({1}), .norm = second});
+  EXPECT_TRUE(std::isnan(number(second)));
+  EXPECT_TRUE(std::isnan(number(third)));
+  expect_near(moving.value, waited.value, 0, "value");
+  expect_near(moving.m, waited.m, 0, "m");
+  expect_near(moving.v, waited.v, 0, "v");
+}
+
 TEST(AdamW, NotFiniteIsFoundWhereItIs) {
   const float infinity = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   const Tensor values = Tensor::of(std::vector<float>(5000, 3e38f));

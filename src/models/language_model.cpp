@@ -1,7 +1,6 @@
 // The stack, under the reference implementation's parameter names.
 #include "models/language_model.h"
 
-#include "ops/cross_entropy/cross_entropy.h"
 #include "ops/embedding/embedding.h"
 #include "ops/linear/linear.h"
 #include "ops/rms_norm/rms_norm.h"
@@ -106,6 +105,10 @@ Var LanguageModel::logits(const Ctx& ctx, const Var& hidden) const {
 
 Var LanguageModel::loss(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs, State state) const {
   return linear_cross_entropy(ctx, hidden(ctx, ids, seqs, state), head_, targets);
+}
+
+Var LanguageModel::loss(const Ctx& ctx, const Tensor& ids, const Targets& targets, const Seqs& seqs) const {
+  return linear_cross_entropy(ctx, hidden(ctx, ids, seqs), head_, targets);
 }
 
 Tensor LanguageModel::token_losses(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs,

@@ -8,6 +8,7 @@
 #include "core/params.h"
 #include "models/gated_mlp.h"
 #include "models/model_config.h"
+#include "ops/cross_entropy/cross_entropy.h"
 
 namespace ssm {
 
@@ -22,6 +23,8 @@ class LanguageModel {
   Var logits(const Ctx& ctx, const Var& hidden) const;
   // Mean nats a token over targets, i64 (t), that are not negative; the logits are never stored whole.
   Var loss(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs, State state = {}) const;
+  // The same of targets that were checked, with the ids of both where the model is.
+  Var loss(const Ctx& ctx, const Tensor& ids, const Targets& targets, const Seqs& seqs) const;
   // Nats of each target (t), without a tape.
   Tensor token_losses(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs,
                       State state = {}) const;

@@ -7,9 +7,10 @@
 //
 //   logits (t, vocab)  or  x (t, d), weight (vocab, d);  targets (t) i64  ->  loss (1)
 //
-// The targets are on the host. All f32 on cpu (f32 or f64 on ref); without a tape the fused form's weight may be bf16
-// or f16. On cuda x, weight and dx are f32, bf16 or f16 alike, losses and dweight f32. A target outside the
-// vocabulary that is not `ignore` is an Error. A NaN logit makes its loss NaN.
+// The targets are on the host; or where the op runs, as Targets that check_targets() made of them there. All f32 on cpu
+// (f32 or f64 on ref); without a tape the fused form's weight may be bf16 or f16. On cuda x, weight and dx are f32,
+// bf16 or f16 alike, losses and dweight f32. A target outside the vocabulary that is not `ignore` is an Error. A NaN
+// logit makes its loss NaN.
 //
 // cross_entropy saves the logits, and computes their softmax again in the backward. linear_cross_entropy makes the
 // gradients of x and weight in its forward, while a chunk's logits are at hand, and saves these: its backward scales.
@@ -22,21 +23,24 @@ namespace ssm {
 
 inline constexpr int64_t kIgnoredTarget = -100;  // PyTorch's default too
 
-Var cross_entropy(const Ctx& ctx, const Var& logits, const Tensor& targets, int64_t ignore = kIgnoredTarget);
-
-Var linear_cross_entropy(const Ctx& ctx, const Var& x, const Var& weight, const Tensor& targets,
-                         int64_t ignore = kIgnoredTarget);
-
-// loss_t of (2), (t): for evaluation, so nothing is recorded.
-Tensor linear_token_losses(const Ctx& ctx, const Tensor& x, const Tensor& weight, const Tensor& targets,
-                           int64_t ignore = kIgnoredTarget);
-
 // What is asked of the rows of logits.
 struct Targets {
   Tensor ids;  // (t) i64
   int64_t ignore;
   int64_t counted;  // ids that are not `ignore`
 };
+// Of targets on the host. Throws Error, opened by `op`, on one outside the vocabulary.
+Targets check_targets(const char* op, const Tensor& ids, int64_t vocab, int64_t ignore = kIgnoredTarget);
+
+Var cross_entropy(const Ctx& ctx, const Var& logits, const Tensor& targets, int64_t ignore = kIgnoredTarget);
+
+Var linear_cross_entropy(const Ctx& ctx, const Var& x, const Var& weight, const Tensor& targets,
+                         int64_t ignore = kIgnoredTarget);
+Var linear_cross_entropy(const Ctx& ctx, const Var& x, const Var& weight, const Targets& targets);
+
+// loss_t of (2), (t): for evaluation, so nothing is recorded.
+Tensor linear_token_losses(const Ctx& ctx, const Tensor& x, const Tensor& weight, const Tensor& targets,
+                           int64_t ignore = kIgnoredTarget);
 
 struct CrossEntropyForward {
   Tensor logits;

@@ -16,6 +16,9 @@ namespace ssm {
 
 Var embedding(const Ctx& ctx, const Tensor& ids, const Var& weight);
 
+// Throws Error on an id on the host that is outside a vocabulary.
+void check_token_ids(const Tensor& ids, int64_t vocab);
+
 struct EmbeddingForward {
   Tensor ids, weight;
   Tensor y;  // output

@@ -287,6 +287,8 @@ class Train : public Command {
         return interrupted() ? GoOn::no : GoOn::yes;
       });
     }
+    if (const std::string why = trainer.why_not_recorded(); !why.empty())
+      note("steps were not recorded as a graph, so their kernels were queued one by one: " + why, quiet_);
     if (end == Training::stopped) {
       note(text("interrupted after step ", last.step, " of ", config().rate.steps, "; go on with: ssm train --resume ",
                 out_),

@@ -52,6 +52,7 @@ Fields TaskConfig::fields() {
       {"shortest", &shortest, "length at which the curriculum begins"}};
   for (Field& field : rate.fields()) all.push_back(std::move(field));
   for (Field& field : optimizer.fields()) all.push_back(std::move(field));
+  all.push_back(cuda_graph_field(&cuda_graph));
   const Fields rest = {
       {"minutes", &minutes, "stop training after this many minutes; 0: no limit"},
       {"eval_every", &eval_every, "steps between evaluations; 0: a hundredth of all"},
@@ -126,6 +127,7 @@ void TaskConfig::settle() {
   within("stop_after", stop_after, 0, INT64_MAX);
   within("test_tokens", test_tokens, 1, INT64_MAX);
   require(minutes >= 0, "minutes is ", minutes, ", expected at least 0");
+  check_cuda_graph(cuda_graph);
   rate.check();
   optimizer.check();
 }

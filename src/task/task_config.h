@@ -22,6 +22,7 @@ struct TaskConfig {
   int64_t batch = 0, curriculum = 0, shortest = 64;
   ScheduleConfig rate{.steps = 0, .lr = 0, .warmup = 0};
   OptimizerConfig optimizer{.weight_decay = 0, .beta2 = 0.999};
+  std::string cuda_graph = "auto";
   double minutes = 0;  // 0: no limit
   int64_t eval_every = 0, eval_length = 0, eval_sequences = 256;
   int64_t stop_after = 0;  // perfect evaluations in a row; 0: never

@@ -43,6 +43,7 @@ TaskResult run_task(Model& model, const TaskConfig& config, uint64_t seed, Threa
   start.config.length = config.length;
   start.config.rate = config.rate;
   start.config.optimizer = config.optimizer;
+  start.config.cuda_graph = config.cuda_graph;
   const TaskShape shape = config.shape(config.length);
   const TaskStream stream(shape, seed, config.batch, config.curriculum, config.shortest);
   Trainer trainer(model, stream, threads, start);
@@ -52,19 +53,25 @@ TaskResult run_task(Model& model, const TaskConfig& config, uint64_t seed, Threa
   int64_t perfect_in_a_row = 0;
   bool stopped = false;
   while (!trainer.done() && !stopped) {
-    const StepResult step = trainer.step();
-    result.steps = step.step;
-    result.train_seconds += step.seconds;
-    observer.step(step);
-    if (!observer.go_on()) {
-      result.ended = "interrupted";
-      break;
+    const bool evaluates = (trainer.state().step + 1) % config.eval_every == 0;
+    StepResult step = trainer.step(evaluates ? Ahead::no : Ahead::yes);
+    const auto note = [&] {
+      result.steps = step.step;
+      result.train_seconds += step.seconds;
+      observer.step(step);
+    };
+    note();
+    const bool interrupted = !observer.go_on();
+    stopped = config.minutes > 0 && seconds_since(begin) >= 60 * config.minutes;
+    if (interrupted || stopped) {
+      while (trainer.is_ahead()) {  // what has begun is part of the model
+        step = trainer.step();
+        note();
+      }
+      result.ended = interrupted ? "interrupted" : "minutes";
+      if (interrupted) break;
     }
-    if (config.minutes > 0 && seconds_since(begin) >= 60 * config.minutes) {
-      result.ended = "minutes";
-      stopped = true;
-    }
-    if (!stopped && !trainer.done() && step.step % config.eval_every != 0) continue;
+    if (!stopped && !trainer.done() && !evaluates) continue;
     TaskEvaluation evaluation{.step = step.step, .loss = step.loss};
     evaluation.accuracy = accuracy(model, threads, config.shape(config.eval_length), seed,
                                    {.sequences = config.eval_sequences, .go_on = observer.go_on});

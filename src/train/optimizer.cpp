@@ -15,17 +15,8 @@ bool has_gradient(const Param& param) { return param.var.grad && param.var.grad-
 
 bool decays(const Param& param) { return param.var.value.rank() >= 2 && !param.flags.no_decay; }
 
-// Why the global norm is not finite.
-Error not_finite(const ParamStore& params, int64_t step) {
-  for (const auto& param : params.all()) {
-    if (!has_gradient(*param)) continue;
-    const Tensor gradient = param->var.grad->value.on(Device::cpu());
-    if (const auto element = first_not_finite(gradient))
-      return Error("step ", step, ": the gradient of ", param->name, " ", gradient.shape(),
-                   " is NaN or infinite at element ", *element,
-                   "; nothing was updated. A smaller --lr or --clip, or a longer --warmup, may help");
-  }
-  return Error("step ", step, ": the gradient norm overflows; nothing was updated. A smaller --lr may help");
+AdamWStep numbers_of(const OptimizerConfig& config, double lr, int64_t step) {
+  return {.lr = lr, .beta1 = config.beta1, .beta2 = config.beta2, .eps = config.eps, .clip = config.clip, .step = step};
 }
 
 void load_into(const Tensor& to, const TensorMap& tensors, const std::string& name, const std::string& where) {
@@ -47,7 +38,7 @@ Optimizer::Optimizer(const ParamStore& params) : params_(params) {
   }
 }
 
-double Optimizer::update(const Ctx& ctx, const OptimizerConfig& config, double lr, double peak_lr, int64_t step) {
+std::vector<AdamWItem> Optimizer::items(const OptimizerConfig& config, double peak_lr) const {
   std::vector<AdamWItem> items;
   for (size_t i = 0; i < moments_.size(); ++i) {
     const Param& param = *params_.all()[i];
@@ -60,11 +51,30 @@ double Optimizer::update(const Ctx& ctx, const OptimizerConfig& config, double l
                      .weight_decay = decays(param) ? config.weight_decay : 0.0,
                      .lr_scale = param.flags.lr > 0 && peak_lr > 0 ? param.flags.lr / peak_lr : 1.0});
   }
-  const double norm = adamw(
-      ctx, items,
-      {.lr = lr, .beta1 = config.beta1, .beta2 = config.beta2, .eps = config.eps, .clip = config.clip, .step = step});
-  if (!std::isfinite(norm)) throw not_finite(params_, step);
+  return items;
+}
+
+double Optimizer::update(const Ctx& ctx, const OptimizerConfig& config, double lr, double peak_lr, int64_t step) {
+  const double norm = adamw(ctx, items(config, peak_lr), numbers_of(config, lr, step));
+  if (!std::isfinite(norm)) throw not_finite(step);
   return norm;
+}
+
+Tensor Optimizer::queue_update(const Ctx& ctx, const OptimizerConfig& config, double lr, double peak_lr, int64_t step,
+                               const AdamWCondition& condition) const {
+  return queue_adamw(ctx, items(config, peak_lr), numbers_of(config, lr, step), condition);
+}
+
+Error Optimizer::not_finite(int64_t step) const {
+  for (const auto& param : params_.all()) {
+    if (!has_gradient(*param)) continue;
+    const Tensor gradient = param->var.grad->value.on(Device::cpu());
+    if (const auto element = first_not_finite(gradient))
+      return Error("step ", step, ": the gradient of ", param->name, " ", gradient.shape(),
+                   " is NaN or infinite at element ", *element,
+                   "; nothing was updated. A smaller --lr or --clip, or a longer --warmup, may help");
+  }
+  return Error("step ", step, ": the gradient norm overflows; nothing was updated. A smaller --lr may help");
 }
 
 NamedTensors Optimizer::tensors() const {

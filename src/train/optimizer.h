@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "core/context.h"
+#include "core/error.h"
 #include "core/params.h"
 #include "formats/safetensors.h"
+#include "ops/adamw/adamw.h"
 #include "train/train_config.h"
 
 namespace ssm {
@@ -22,6 +24,12 @@ class Optimizer {
   // One update from the gradients in the store; `step` counts from 1. Returns the global norm before clipping. A
   // gradient that is NaN or infinite throws Error naming step and parameter, and nothing is changed.
   double update(const Ctx& ctx, const OptimizerConfig& config, double lr, double peak_lr, int64_t step);
+  // The same on a GPU, queued: the norm, f64 (1), is there later; if it is not finite, or the condition does not hold,
+  // nothing is changed.
+  Tensor queue_update(const Ctx& ctx, const OptimizerConfig& config, double lr, double peak_lr, int64_t step,
+                      const AdamWCondition& condition) const;
+  // What is wrong with the gradients in the store, when that norm is not finite.
+  Error not_finite(int64_t step) const;
 
   // The moments as "m.NAME" and "v.NAME", on the host: those of a GPU are copies, others share memory with this.
   NamedTensors tensors() const;
@@ -32,6 +40,8 @@ class Optimizer {
   struct Moments {
     Tensor m, v;
   };
+  std::vector<AdamWItem> items(const OptimizerConfig& config, double peak_lr) const;
+
   const ParamStore& params_;
   std::vector<Moments> moments_;  // in the order of the store
 };

@@ -49,6 +49,14 @@ void OptimizerConfig::check() const {
   require(std::isfinite(clip) && clip >= 0, "--clip ", clip, ": expected at least 0");
 }
 
+Field cuda_graph_field(std::string* choice) {
+  return {"cuda_graph", choice, "on a GPU: auto replays forward and backward of a shape of batch as a graph; or off"};
+}
+
+void check_cuda_graph(const std::string& choice) {
+  require(choice == "auto" || choice == "off", "--cuda-graph ", choice, ": expected auto or off");
+}
+
 Fields TrainConfig::fields() {
   std::string sizes;
   for (const Preset& one : presets()) sizes += (sizes.empty() ? "" : ", ") + one.name;
@@ -63,7 +71,8 @@ Fields TrainConfig::fields() {
       {"length", &length, "tokens in a sequence"},
       {"accumulate", &accumulate, "batches in a step: the same step as one of a batch so many times as large"},
       {"recompute", &recompute,
-       "keep only the inputs of each block for the backward, and run the blocks again there: less memory, slower"}};
+       "keep only the inputs of each block for the backward, and run the blocks again there: less memory, slower"},
+      cuda_graph_field(&cuda_graph)};
   append(all, rate.fields());
   append(all, optimizer.fields());
   append(all, {{"validation", &validation, "part of the data, from its end, that is held back for evaluation"},
@@ -82,6 +91,7 @@ void TrainConfig::check() const {
   require(batch * length <= kMostTokens, "--batch ", batch, " with --length ", length, " is ", batch * length,
           " tokens, expected at most ", kMostTokens, "; use --accumulate for larger steps");
   within("--accumulate", accumulate, 1, int64_t{1} << 20);
+  check_cuda_graph(cuda_graph);
   rate.check();
   optimizer.check();
   require(validation >= 0 && validation < 1, "--validation ", validation, ": expected at least 0 and less than 1");
@@ -95,8 +105,9 @@ void TrainConfig::check() const {
 
 TrainConfig resumed_config(const TrainConfig& recorded, const TrainConfig& asked, const std::set<std::string>& given,
                            const Path& run) {
-  static const std::set<std::string> free = {"steps",      "data",        "batches",    "tokenizer", "eval_data",
-                                             "eval_every", "eval_tokens", "save_every", "keep",      "recompute"};
+  static const std::set<std::string> free = {"steps",     "data",       "batches",     "tokenizer",
+                                             "eval_data", "eval_every", "eval_tokens", "save_every",
+                                             "keep",      "recompute",  "cuda_graph"};
   TrainConfig result = recorded, old = recorded, now = asked;
   make_paths_absolute(old);
   make_paths_absolute(now);

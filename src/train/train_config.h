@@ -22,6 +22,10 @@ struct OptimizerConfig {
   void check() const;
 };
 
+// --cuda-graph, of all who train: auto or off (train/gpu_steps.h).
+Field cuda_graph_field(std::string* choice);
+void check_cuda_graph(const std::string& choice);  // throws Error naming the flag
+
 struct TrainConfig {
   std::string preset, config, init;  // where the model comes from: one of them
   std::vector<std::string> data;
@@ -30,6 +34,7 @@ struct TrainConfig {
   int64_t batch = 16, length = 256;
   int64_t accumulate = 1;
   bool recompute = false;
+  std::string cuda_graph = "auto";
   ScheduleConfig rate;
   OptimizerConfig optimizer;
   double validation = 0.1;

@@ -68,18 +68,29 @@ struct TinyRun {
   std::unique_ptr<Trainer> trainer;
 };
 
+// The test is marked as skipped then.
+bool skipped_for_want_of_gpu() {
+  std::string why = "this program was built without CUDA";
+  if constexpr (kHasCuda) {
+    if (cuda::device_count() > 0) return false;
+    why = cuda::why_no_device();
+  }
+  [&] { GTEST_SKIP() << why; }();
+  return true;
+}
+
 GoOn always(const StepResult&) { return GoOn::yes; }
 
 void train_into(const Path& out, const TrainConfig& config,
-                const std::function<GoOn(const StepResult&)>& after_step = always) {
+                const std::function<GoOn(const StepResult&)>& after_step = always, const ModelOptions& options = {}) {
   RunDirectory directory = RunDirectory::start(out);
-  TinyRun run(config);
+  TinyRun run(config, {}, options);
   train(*run.trainer, directory, &run.held_back, after_step);
 }
 
-void resume(const Path& out, const TrainConfig& config) {
+void resume(const Path& out, const TrainConfig& config, const ModelOptions& options = {}) {
   const Path checkpoint = newest_checkpoint(out);
-  TinyRun run(config, checkpoint);
+  TinyRun run(config, checkpoint, options);
   RunDirectory directory = RunDirectory::resume(out);
   train(*run.trainer, directory, &run.held_back, always);
 }
@@ -155,6 +166,36 @@ TEST(TrainerRun, AnInterruptedRunGoesOnAsIfItHadNotBeen) {
   resume(parts, config);
   expect_same_checkpoint(whole / "step-20", parts / "step-20");
   EXPECT_EQ(log_without_seconds(whole), log_without_seconds(parts));
+}
+
+// Steps that begin ahead of the log, from a graph or not, leave the same files; an interrupt waits for what has begun.
+TEST(TrainerCuda, GraphsAndInterruptsLeaveTheSameRun) {
+  if (skipped_for_want_of_gpu()) return;
+  const ScratchDirectory scratch;
+  const ModelOptions gpu{.device = Device::cuda()};
+  const Path whole = scratch.path() / "whole", plain = scratch.path() / "plain", parts = scratch.path() / "parts";
+  TrainConfig config = tiny_settings(30);
+  config.rate.schedule = "cosine";
+  config.accumulate = 2;
+  train_into(whole, config, always, gpu);
+  int64_t told = 0;
+  train_into(
+      parts, config,
+      [&](const StepResult& result) {
+        EXPECT_EQ(result.step, ++told);
+        return result.step == 11 || result.step == 12 ? GoOn::no : GoOn::yes;
+      },
+      gpu);
+  EXPECT_EQ(told, 12);  // which had begun
+  EXPECT_EQ(newest_checkpoint(parts), parts / "step-12");
+  resume(parts, config, gpu);
+  expect_same_checkpoint(whole / "step-30", parts / "step-30");
+  EXPECT_EQ(log_without_seconds(whole), log_without_seconds(parts));
+  config.cuda_graph = "off";
+  train_into(plain, config, always, gpu);
+  for (const char* file : {"model.safetensors", "optimizer.safetensors"})
+    EXPECT_TRUE(read_text(whole / "step-30" / file) == read_text(plain / "step-30" / file)) << file;
+  EXPECT_EQ(log_without_seconds(whole), log_without_seconds(plain));
 }
 
 TEST(TrainerRun, AccumulationEqualsTheLargeBatch) {

@@ -69,6 +69,9 @@ class Task : public Command {
               config_.shape(config_.length).inputs(), " tokens a step"),
          quiet_);
     const TaskResult result = train(*model, seed, threads);
+    if (!result.why_not_recorded.empty())
+      note("steps were not recorded as a graph, so their kernels were queued one by one: " + result.why_not_recorded,
+           quiet_);
     const Json json = json_of(result, seed, std::string(name_of(dtype)));
     if (!out_.empty())
       write_directory(out_, [&](const Path& directory) {

@@ -84,6 +84,7 @@ TaskResult run_task(Model& model, const TaskConfig& config, uint64_t seed, Threa
       stopped = true;
     }
   }
+  result.why_not_recorded = trainer.why_not_recorded();
   for (const int64_t length : config.test_lengths) {
     if (!observer.go_on()) result.ended = "interrupted";
     if (result.ended == "interrupted") break;

@@ -32,6 +32,7 @@ struct TaskResult {
   int64_t steps = 0, parameters = 0;
   double train_seconds = 0, seconds = 0;  // without and with evaluations and the test
   std::string ended;                      // steps, minutes, solved or interrupted
+  std::string why_not_recorded;           // of the steps on a GPU, as Trainer says
 };
 
 struct TaskObserver {

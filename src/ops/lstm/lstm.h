@@ -10,7 +10,7 @@
 //   h, c (slots, e): of each slot after its last token
 //
 // No state: start from zero and keep nothing. Without a tape the rows seqs.slots are advanced in place, under a tape
-// `*h` and `*c` become new values. All f32 (f64 on ref); on cuda x, weight and y may be bf16 or f16.
+// `*h` and `*c` become new values. All f32 (f64 on ref); on cuda x and y may be bf16 or f16.
 //
 // Saved for backward: the gates (t, 4 e), c and h (t, e), the incoming state, the weight. Work: 8 e operations a row
 // and channel forward, 16 e backward, one row of a sequence after the other.

@@ -14,7 +14,7 @@ void bench_case(Bench& bench, int64_t sequences, int64_t length, int64_t e) {
   const int64_t t = sequences * length;
   const Seqs seqs = Seqs::dense(sequences, length);
   const LstmForward in{.x = bench.random("x", {t, 4 * e}),
-                       .weight = bench.random("weight", {4 * e, e}, -0.05, 0.05),
+                       .weight = bench.random_f32("weight", {4 * e, e}, -0.05, 0.05),
                        .bias = {},
                        .seqs = seqs,
                        .h = {},

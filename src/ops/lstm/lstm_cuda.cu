@@ -1,6 +1,6 @@
 // lstm on a GPU: a kernel for each row of the sequences, all sequences that have one at a time. A warp has one hidden
 // channel: its four rows of weights meet the hidden states of eight sequences at once. Hidden states and cells go from
-// row to row in f32. Equations: lstm.h, README.md.
+// row to row in f32, and the weights are f32. Equations: lstm.h, README.md.
 #include <algorithm>
 
 #include "core/cuda_kernel.cuh"
@@ -24,7 +24,7 @@ struct Sequences {
 template <class T>
 struct Step {
   Rows<const T> x;
-  const T* weight;  // (4 e, e)
+  const float* weight;  // (4 e, e)
   const float* bias;
   const float* h;  // of the row before
   float *new_h, *c;
@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) step_kernel(Sequences seqs, Ste
   for (int64_t i = lane; i < e; i += kWarp) {
     float w[4];
 #pragma unroll
-    for (int gate = 0; gate < 4; ++gate) w[gate] = to_float(step.weight[(gate * e + k) * e + i]);
+    for (int gate = 0; gate < 4; ++gate) w[gate] = step.weight[(gate * e + k) * e + i];
 #pragma unroll
     for (int s = 0; s < kTogether; ++s) {
       const float h = first + s < seqs.count ? step.h[(first + s) * e + i] : 0;
@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(kWarps* kWarp) step_kernel(Sequences seqs, Ste
 
 template <class T>
 struct BackwardStep {
-  const T* weight;                       // (e, 4 e): transposed
+  const float* weight;                   // (e, 4 e): transposed
   const float *gates, *cells, *first_c;  // first_c (slots, e) or null
   Rows<const T> dy;
   const float* da;  // (count, 4 e) of the row behind, ...
@@ -101,7 +101,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   if (k >= e) return;
   float sums[kTogether] = {};
   for (int64_t r = lane; r < 4 * e; r += kWarp) {
-    const float w = to_float(step.weight[k * 4 * e + r]);
+    const float w = step.weight[k * 4 * e + r];
 #pragma unroll
     for (int s = 0; s < kTogether; ++s)
       if (first + s < seqs.count) sums[s] = fmaf(w, step.da[(first + s) * 4 * e + r], sums[s]);
@@ -202,7 +202,7 @@ void forward(const LstmForward& args, Stream stream) {
   Tensor h = run.rows_of(kName, args.h, stream), c = run.rows_of(kName, args.c, stream);
   Tensor other = Tensor::empty(h.shape(), DType::f32, run.device);
   Step<T> step{.x = rows<const T>(args.x),
-               .weight = elements<const T>(args.weight),
+               .weight = elements<const float>(args.weight),
                .bias = elements<const float>(args.bias),
                .c = elements<float>(c),
                .y = rows<T>(args.y),
@@ -251,7 +251,7 @@ void backward(const LstmBackward& args, Stream stream) {
       Tensor::borrow(args.weight.raw(), turned, args.weight.dtype(), nullptr, &strides, run.device).clone();
   const Tensor dh = run.rows_of(kName, args.dnew_h, stream), dc = run.rows_of(kName, args.dnew_c, stream);
   Tensor da = Tensor::zeros({run.seqs.count, 4 * e}, DType::f32, run.device), other = da.clone();
-  BackwardStep<T> step{.weight = elements<const T>(weight),
+  BackwardStep<T> step{.weight = elements<const float>(weight),
                        .gates = elements<const float>(args.gates),
                        .cells = elements<const float>(args.cells),
                        .first_c = elements<const float>(args.c),

@@ -25,7 +25,7 @@ OpCase op_case(const LstmCase& c) {
   return {.name = text("lstm t=", seqs.tokens(), " sequences=", seqs.count(), " e=", c.e,
                        with_state ? " with state" : "", c.with_bias ? "" : " without bias"),
           .inputs = {{"x", {seqs.tokens(), 4 * c.e + c.wider}, -2, 2},
-                     {"weight", {4 * c.e, c.e}, -1, 1, Role::weight},
+                     {"weight", {4 * c.e, c.e}, -1, 1, Role::exact},
                      {"bias", c.with_bias ? Shape{4 * c.e} : Shape{}, -1, 1, Role::exact},
                      {"h", state, -1, 1, Role::exact},
                      {"c", state, -2, 2, Role::exact}},

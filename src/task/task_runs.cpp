@@ -142,7 +142,8 @@ TaskConfig TaskRun::config() const {
 std::vector<std::string> TaskRun::words() const {
   std::vector<std::string> all;
   const auto word_of = [](const Json& value) { return value.is_string() ? value.get<std::string>() : value.dump(); };
-  for (const auto& [key, value] : Json::parse(settings).items()) {
+  const Json object = Json::parse(settings);
+  for (const auto& [key, value] : object.items()) {
     if (key == "task") {
       all.push_back(value);
       continue;

@@ -258,7 +258,7 @@ Table induction_table(const Rows& rows) {
               {"model", "seeds"},
               {}};
   if (const std::string length = length_of(rows, "induction-mamba"); !length.empty())
-    table.remark += " Trained at " + length + "; published: at 256, evaluated as far as memory went.";
+    table.remark += " Trained at " + length + "; published: at 256, as far as memory went.";
   const std::vector<int64_t> lengths = tested_lengths(rows);
   for (const int64_t length : lengths) table.columns.push_back(power(length));
   table.columns.insert(table.columns.end(), {"falls off", "memory ends"});
@@ -343,7 +343,8 @@ std::string differences(const Found& found) {
   const Json before = Json::parse(write_json(wanted.fields(), 0)), now = Json::parse(write_json(had.fields(), 0));
   std::string all;
   for (const auto& [key, value] : before.items())
-    if (now.at(key) != value) all += text(all.empty() ? "" : ", ", key, " ", now.at(key).dump(), " for ", value.dump());
+    if (key != "minutes" && key != "cuda_graph" && now.at(key) != value)
+      all += text(all.empty() ? "" : ", ", key, " ", now.at(key).dump(), " for ", value.dump());
   return all;
 }
 
@@ -424,6 +425,9 @@ std::string write_task_tables(const Path& directory, const std::vector<TaskRun>&
     if (found.state == "failed") remarks += text("- ", run.name, " failed: ", found.problem, "\n");
     if (const std::string other = found.record ? differences(found) : ""; !other.empty())
       remarks += text("- ", run.name, " was made with ", other, "\n");
+    if (found.record && found.record->result.ended == "minutes")
+      remarks += text("- ", run.name, " ran out of its minutes at step ", found.record->result.steps, " of ",
+                      found.record->config.rate.steps, "\n");
     rows[run.row].push_back(found);
   }
   std::string lines;

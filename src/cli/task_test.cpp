@@ -48,7 +48,7 @@ TEST(TaskCommand, PrintsOneObjectAndLeavesADirectory) {
   EXPECT_EQ(json["tests"][1]["sequences"], 4);
   EXPECT_EQ(json["settings"]["length"], 8);
   EXPECT_EQ(nlohmann::json::parse(read_text(out + "/result.json")), json);
-  EXPECT_TRUE(std::filesystem::exists(out + "/model.safetensors"));
+  EXPECT_TRUE(std::filesystem::exists(out + "/step-4/model.safetensors"));
   EXPECT_THROW(task(kSmall + std::vector<std::string>{"--out", out}), Error);
 }
 

@@ -173,6 +173,7 @@ int64_t TaskStream::length(int64_t step) const {
 TokenBatch TaskStream::batch(int64_t step) const {
   TaskShape shape = shape_;
   shape.length = length(step);
+  if (shape.kind == TaskKind::mqar) shape.memory = std::max<int64_t>(1, shape_.memory * shape.length / shape_.length);
   return make_batch(shape, seed_, "train", step * batch_, batch_);
 }
 

@@ -42,7 +42,7 @@ void make_sequence(const TaskShape& shape, uint64_t seed, const std::string& str
 TokenBatch make_batch(const TaskShape& shape, uint64_t seed, const std::string& stream, int64_t first, int64_t count);
 
 // Endless fresh batches. With a curriculum of `curriculum` steps lengths double on the way from `shortest` to
-// shape.length, each for an equal share of them.
+// shape.length, each for an equal share of them; mqar's pairs grow with them.
 class TaskStream final : public Dataset {
  public:
   TaskStream(const TaskShape& shape, uint64_t seed, int64_t batch, int64_t curriculum = 0, int64_t shortest = 64)

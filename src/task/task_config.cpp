@@ -121,7 +121,7 @@ void TaskConfig::settle() {
   require(batch <= (int64_t{1} << 28) / shape(length).inputs(), "batch is ", batch, ": with ", shape(length).inputs(),
           " tokens a sequence expected at most ", (int64_t{1} << 28) / shape(length).inputs());
   within("curriculum", curriculum, 0, rate.steps);
-  if (curriculum > 0) within("shortest", shortest, kind == TaskKind::mqar ? 4 * memory : 4, length);
+  if (curriculum > 0) within("shortest", shortest, 4, length);
   within("eval_every", eval_every, 1, INT64_MAX);
   within("eval_sequences", eval_sequences, 1, 1 << 20);
   within("stop_after", stop_after, 0, INT64_MAX);

@@ -137,6 +137,18 @@ TEST(TaskGenerators, CurriculumDoublesToTheFullLength) {
   EXPECT_EQ(stream.batch(40).inputs.count(), 2 * 132);
 }
 
+TEST(TaskGenerators, CurriculumOfMqarHasFewerPairs) {
+  const TaskStream stream({.kind = TaskKind::mqar, .vocab = 64, .length = 64, .memory = 16}, 0, 1, 40, 8);
+  const auto asked = [&](int64_t step) {
+    const TokenBatch batch = stream.batch(step);
+    const auto targets = batch.targets.span<int64_t>();
+    return std::count_if(targets.begin(), targets.end(), [](int64_t id) { return id != kIgnoredTarget; });
+  };
+  EXPECT_EQ(asked(0), 2);
+  EXPECT_EQ(asked(39), 8);
+  EXPECT_EQ(asked(40), 16);
+}
+
 TaskConfig small(const std::string& task, const std::string& mixer = "mamba") {
   TaskConfig config;
   config.task = task;

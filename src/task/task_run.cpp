@@ -73,8 +73,9 @@ TaskResult run_task(Model& model, const TaskConfig& config, uint64_t seed, Threa
   };
   save();
   const auto solved = [&] { return config.stop_after > 0 && result.perfect_in_a_row >= config.stop_after; };
-  bool stopped = solved();  // of a run that goes on behind its training
-  if (stopped) result.ended = "solved";
+  const auto out_of_time = [&] { return config.minutes > 0 && elapsed() >= 60 * config.minutes; };
+  bool stopped = goes_on && (solved() || out_of_time());  // behind its training
+  if (stopped) result.ended = solved() ? "solved" : "minutes";
   while (!trainer.done() && !stopped) {
     const bool evaluates = (trainer.state().step + 1) % config.eval_every == 0;
     StepResult step = trainer.step(evaluates ? Ahead::no : Ahead::yes);
@@ -86,7 +87,7 @@ TaskResult run_task(Model& model, const TaskConfig& config, uint64_t seed, Threa
     };
     note();
     const bool interrupted = !observer.go_on();
-    stopped = config.minutes > 0 && elapsed() >= 60 * config.minutes;
+    stopped = out_of_time();
     if (interrupted || stopped) {
       while (trainer.is_ahead()) {  // what has begun is part of the model
         step = trainer.step();

@@ -30,15 +30,18 @@ constexpr std::array<TaskRecipes, 3> kTasks = {{
           "eval_every": 250, "stop_after": 2})",
       R"({})"}},
     {"induction-heads",
-     {R"({"steps": 5000, "curriculum": 2000, "shortest": 16, "eval_length": 4096, "eval_every": 500, "stop_after": 3,
+     {R"({"steps": 5000, "lr": 1e-3, "warmup": 200, "curriculum": 2000, "shortest": 16, "eval_length": 4096, "eval_every": 500, "stop_after": 3,
           "eval_sequences": 64, "test_tokens": 1048576,
           "test_lengths": [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536]})",
-      R"({"steps": 30000, "curriculum": 3000, "shortest": 16, "eval_length": 65536, "eval_sequences": 64,
+      R"({"steps": 30000, "lr": 1e-3, "warmup": 200, "curriculum": 3000, "shortest": 16, "eval_length": 4096,
           "eval_every": 2500})",
       R"({})"}},
     {"mqar",
-     {R"({"length": 64, "vocab": 256, "batch": 32, "steps": 3000, "heads": 1, "schedule": "cosine", "stop_after": 2})",
-      R"({"steps": 12000, "heads": 1, "schedule": "cosine", "stop_after": 2})", R"({"heads": 1})"}},
+     {R"({"length": 64, "vocab": 256, "batch": 32, "steps": 4000, "warmup": 100, "schedule": "cosine", "curriculum": 1500,
+          "shortest": 16, "heads": 1, "stop_after": 2})",
+      R"({"steps": 12000, "warmup": 200, "schedule": "cosine", "curriculum": 4000, "shortest": 32, "heads": 1,
+          "stop_after": 2})",
+      R"({"heads": 1})"}},
 }};
 
 struct Row {
@@ -46,13 +49,15 @@ struct Row {
   const char* task;
   const char* settings;  // what the row is
   int64_t seeds = 1;
-  const char* beside = "{}";  // over the recipes other than the paper's
+  const char *quick = "{}", *fast = "{}";  // over its task's
 };
-// Attention reads the whole past for every token: a test with fewer sequences. Learned positions end where the paper's
-// test of them does.
-constexpr const char* kFewer = R"({"test_tokens": 4194304})";
-constexpr const char* kLearned = R"({"test_lengths": [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384],
-                                     "eval_length": 256})";
+// Attention reads the whole past for every token: a test with fewer sequences, and of fewer lengths on a CPU.
+constexpr const char* kShortTest = R"({"eval_length": 256, "test_tokens": 131072,
+                                       "test_lengths": [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]})";
+constexpr const char* kFewSequences = R"({"eval_length": 256, "test_tokens": 4194304})";
+// Learned positions end where the paper's test of them does.
+constexpr const char* kLearned = R"({"eval_length": 256,
+                                     "test_lengths": [64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384]})";
 
 const std::vector<Row>& rows() {
   static const std::vector<Row> all = {
@@ -70,10 +75,13 @@ const std::vector<Row>& rows() {
 
       {"induction-mamba", "induction-heads", R"({"mixer": "mamba"})", 3},
       {"induction-attention-learned", "induction-heads", R"({"mixer": "attention", "positions": "learned"})", 1,
-       kLearned},
-      {"induction-attention-rope", "induction-heads", R"({"mixer": "attention", "positions": "rope"})", 1, kFewer},
-      {"induction-attention-alibi", "induction-heads", R"({"mixer": "attention", "positions": "alibi"})", 1, kFewer},
-      {"induction-attention-none", "induction-heads", R"({"mixer": "attention", "positions": "none"})", 1, kFewer},
+       kShortTest, kLearned},
+      {"induction-attention-rope", "induction-heads", R"({"mixer": "attention", "positions": "rope"})", 1, kShortTest,
+       kFewSequences},
+      {"induction-attention-alibi", "induction-heads", R"({"mixer": "attention", "positions": "alibi"})", 1, kShortTest,
+       kFewSequences},
+      {"induction-attention-none", "induction-heads", R"({"mixer": "attention", "positions": "none"})", 1, kShortTest,
+       kFewSequences},
       {"induction-lstm", "induction-heads", R"({"mixer": "lstm"})"},
       {"induction-s4d", "induction-heads", R"({"mixer": "s4d"})"},
       {"induction-conv", "induction-heads", R"({"mixer": "conv"})"},
@@ -110,7 +118,7 @@ Json settings_of(const Row& row, Recipe recipe) {
     if (row.task == std::string_view(task.task))
       settings.update(Json::parse(task.recipes.at(static_cast<size_t>(recipe))));
   settings.update(Json::parse(row.settings));
-  if (recipe != Recipe::paper) settings.update(Json::parse(row.beside));
+  if (recipe != Recipe::paper) settings.update(Json::parse(recipe == Recipe::quick ? row.quick : row.fast));
   return settings;
 }
 

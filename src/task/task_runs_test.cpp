@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <memory>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -142,6 +143,30 @@ TEST(TaskRun, GoesOnToTheBitAfterAnInterruption) {
   EXPECT_EQ(parts.evaluations[0].step, 4);
   EXPECT_EQ(parts.evaluations[1].step, 12);
   EXPECT_EQ(parts.evaluations[1].accuracy.right, whole.evaluations[2].accuracy.right);
+}
+
+// Interrupted in its test, a run whose minutes are over trains no further: the test alone is missing.
+TEST(TaskRun, GoesOnBehindItsMinutesWithTheTest) {
+  const ScratchDirectory scratch;
+  TaskConfig config = tiny();
+  config.minutes = 1e-9;
+  Threads threads(1);
+  const auto fresh = Model::create(config.model(), 3, {.device = Device::cpu(), .trainable = true});
+  auto first = std::make_unique<RunDirectory>(RunDirectory::start(scratch.path() / "run"));
+  bool evaluated = false, tested = false;
+  TaskObserver observer;
+  observer.evaluated = [&](const TaskEvaluation&) { evaluated = true; };
+  observer.tested = [&](const TaskTest&) { tested = true; };
+  observer.go_on = [&] { return !tested; };
+  EXPECT_EQ(run_task(*fresh, config, 3, threads, observer, first.get()).ended, "interrupted");
+  EXPECT_TRUE(evaluated);
+  first.reset();
+  RunDirectory second = RunDirectory::resume(scratch.path() / "run");
+  const auto saved = Model::open(second.checkpoint(), {.device = Device::cpu(), .trainable = true});
+  const TaskResult result = run_task(*saved, config, 3, threads, {}, &second);
+  EXPECT_EQ(result.ended, "minutes");
+  EXPECT_EQ(result.steps, 1);
+  EXPECT_EQ(result.tests.size(), 2U);
 }
 
 TEST(TaskTables, AreMadeOfWhatIsThere) {

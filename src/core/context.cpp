@@ -54,16 +54,19 @@ std::vector<Var> recompute(const Ctx& ctx, const char* name, bool keep, const st
   first.kept = kept.get();
   std::vector<Var> outputs;
   std::vector<GradPtr> grads;
+  std::vector<LatePtr> late;
   for (const Var& result : function(first, inputs)) {
     outputs.push_back(result ? ctx.output(result.value) : Var{});
+    outputs.back().late = result.late;
     grads.push_back(outputs.back().grad);
+    late.push_back(result.late);
   }
   std::vector<Saved> saved;
   for (const Var& input : inputs) saved.push_back({"input", input.value});
   if (kept)
     for (const Tensor& tensor : kept->tensors) saved.push_back({"kept", tensor});
   // The inputs come back with the gradients they had, so the second run's backward writes where it should.
-  ctx.tape->record(name, std::move(saved), grads, [ctx, kept, inputs, function](const Backward& b) {
+  ctx.tape->record(name, std::move(saved), grads, [ctx, kept, inputs, function, late](const Backward& b) {
     Tape tape;
     Ctx second = ctx;
     second.tape = &tape;
@@ -72,6 +75,8 @@ std::vector<Var> recompute(const Ctx& ctx, const char* name, bool keep, const st
     if (kept) kept->second_run = true;
     const std::vector<Var> again = function(second, inputs);
     for (size_t i = 0; i < again.size(); ++i) {
+      // Who waits for what the first run gave is served by the second.
+      if (late[i]) again[i].late->waiting = std::move(late[i]->waiting);
       const Tensor gradient = b.grad_if_any(i);
       if (!again[i].grad || !gradient) continue;
       again[i].grad->value = gradient;

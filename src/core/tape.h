@@ -34,11 +34,19 @@ using GradPtr = std::shared_ptr<Grad>;
 // Makes a tensor anew in the backward that the forward had and did not keep.
 using MakeAgain = std::shared_ptr<const std::function<Tensor()>>;
 
+// A value that the backward of its own op makes once more, on its way: who reads it in the backward alone need not keep
+// it, and leaves here what is to be done when it is there. That op calls them in order, as its last act.
+struct Late {
+  std::vector<std::function<void(const Tensor&)>> waiting;
+};
+using LatePtr = std::shared_ptr<Late>;
+
 // A value and, if anybody may want it, its gradient.
 struct Var {
   Tensor value;
   GradPtr grad;     // null: no gradient is kept
   MakeAgain again;  // set where the value is less work to make again than it is worth to save
+  LatePtr late;     // set where the value need not be saved by who can wait for it
   explicit operator bool() const { return static_cast<bool>(value); }
 };
 

@@ -16,21 +16,35 @@ Var linear(const Ctx& ctx, const Var& x, const Var& weight, const Var& bias, std
 
   const Var y = ctx.output(args.y);
   if (ctx.tape) {
-    ctx.tape->record("linear", {{"x", x}, {"weight", weight.value}}, {y.grad},
-                     [device = ctx.device, threads = ctx.threads, dx = x.grad, dweight = weight.grad,
-                      dbias = bias.grad](const Backward& b) {
-                       const GradInPlace x_out = write_in_place(dx), weight_out = write_in_place(dweight);
-                       const GradOut bias_out(dbias);
-                       const LinearBackward back{.x = b.saved("x"),
-                                                 .weight = b.saved("weight"),
-                                                 .dy = b.grad(),
-                                                 .dx = x_out.out,
-                                                 .dweight = weight_out.out,
-                                                 .dbias = bias_out.out,
-                                                 .add_dx = x_out.accumulate,
-                                                 .add_dweight = weight_out.accumulate};
-                       SSM_RUN(device, *threads, linear_backward, back);
-                     });
+    const bool late = x.late && weight.grad;
+    ctx.tape->record(
+        "linear", {late ? Saved("x", Tensor()) : Saved("x", x), {"weight", weight.value}}, {y.grad},
+        [device = ctx.device, threads = ctx.threads, dx = x.grad, dweight = weight.grad, dbias = bias.grad,
+         x_late = late ? x.late : LatePtr()](const Backward& b) {
+          const auto run = [device, threads](const LinearBackward& back) {
+            SSM_RUN(device, *threads, linear_backward, back);
+          };
+          const GradInPlace x_out = write_in_place(dx);
+          const GradOut bias_out(dbias);
+          LinearBackward back{.x = b.saved("x"),
+                              .weight = b.saved("weight"),
+                              .dy = b.grad(),
+                              .dx = x_out.out,
+                              .dbias = bias_out.out,
+                              .add_dx = x_out.accumulate};
+          if (x_late) {  // (2) and (4) now, (3) when x is there
+            run(back);
+            x_late->waiting.push_back([run, dweight, weight = back.weight, dy = back.dy](const Tensor& value) {
+              const GradInPlace out = write_in_place(dweight);
+              run({.x = value, .weight = weight, .dy = dy, .dweight = out.out, .add_dweight = out.accumulate});
+            });
+            return;
+          }
+          const GradInPlace weight_out = write_in_place(dweight);
+          back.dweight = weight_out.out;
+          back.add_dweight = weight_out.accumulate;
+          run(back);
+        });
   }
   return y;
 }

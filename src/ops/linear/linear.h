@@ -7,7 +7,8 @@
 // cuda f32, bf16 or f16; there a weight's gradient is f32.
 //
 // One op, three schedules, chosen by t: up to kFewRows rows a product that reads each weight once (decoding is bound
-// by that traffic), else GEMM. Saved for backward: x. Work: 2 t in out forward, twice that backward.
+// by that traffic), else GEMM. Saved for backward: x, unless its op's backward makes it again (Var::late). Work:
+// 2 t in out forward, twice that backward.
 #pragma once
 
 #include <optional>
@@ -25,7 +26,7 @@ struct LinearForward {
 };
 
 struct LinearBackward {
-  Tensor x, weight, dy;
+  Tensor x, weight, dy;  // x may be absent where dweight is
   // Outputs; each may be absent. `add_*`: add to what is there.
   Tensor dx, dweight, dbias;
   bool add_dx = false, add_dweight = false;

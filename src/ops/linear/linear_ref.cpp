@@ -34,7 +34,7 @@ void linear_forward(const LinearForward& args, Threads&) {
 }
 
 void linear_backward(const LinearBackward& args, Threads&) {
-  args.x.dtype() == DType::f64 ? backward<double>(args) : backward<float>(args);
+  args.dy.dtype() == DType::f64 ? backward<double>(args) : backward<float>(args);
 }
 
 }  // namespace ssm::ref

@@ -84,17 +84,20 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
     dt = linear(ctx, in.dt, in.dt_weight);
     args.dt = dt.value, args.dt_weight = {};
   }
-  if (ctx.kept && ctx.kept->second_run) {
-    args.out = ctx.kept->take();
+  const bool second_run = ctx.kept && ctx.kept->second_run;
+  args.out = Tensor::empty(in.x.value.shape(), dtype, ctx.device);
+  if (second_run) {
     args.starts = ctx.kept->take();
   } else {
-    args.out = Tensor::empty(in.x.value.shape(), dtype, ctx.device);
     if (ctx.tape || ctx.kept) args.starts = scan_starts(ctx, seqs, n, e, dtype);
     SSM_RUN(ctx.device, *ctx.threads, selective_scan_forward, args);
-    if (ctx.kept) ctx.kept->tensors.insert(ctx.kept->tensors.end(), {args.out, args.starts});
+    if (ctx.kept) ctx.kept->tensors.push_back(args.starts);
   }
 
-  const Var out = ctx.output(args.out);
+  Var out = ctx.output(args.out);
+  if (ctx.kept || (ctx.tape && ctx.recompute != Recompute::nothing)) out.late = std::make_shared<Late>();
+  // The second run has no need of `out` but for the gradient that goes with it; who has gets an Error.
+  if (second_run) out.value = {};
   if (!ctx.tape) return out;
   std::vector<GradPtr> outputs = {out.grad};
   GradPtr dh_start;
@@ -116,7 +119,7 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                    outputs,
                    [device = ctx.device, threads = ctx.threads, seqs, has_state = h != nullptr, dx = in.x.grad,
                     ddt = dt.grad, dA_log = in.A_log.grad, dB = in.B.grad, dC = in.C.grad, dD = in.D.grad,
-                    ddt_bias = in.dt_bias.grad, dz = in.z.grad, dh_start](const Backward& b) {
+                    ddt_bias = in.dt_bias.grad, dz = in.z.grad, dh_start, late = out.late](const Backward& b) {
                      const GradOut x_out(dx), dt_out(ddt), A_log_out(dA_log), B_out(dB), C_out(dC), D_out(dD),
                          bias_out(ddt_bias), z_out(dz), h_out(dh_start);
                      ScanBackward back{.x = b.saved("x"),
@@ -140,8 +143,13 @@ Var selective_scan(const Ctx& ctx, const ScanIn& in, const Seqs& seqs, Var* h) {
                                        .dz = z_out.out};
                      // Slots that no sequence used keep the gradient of their final, unchanged state.
                      if (has_state) back.dh = b.grad(1).clone();
+                     const bool awaited = late && !late->waiting.empty();
+                     if (awaited) back.out = Tensor::empty(back.x.shape(), back.x.dtype(), device);
                      SSM_RUN(device, *threads, selective_scan_backward, back);
                      if (h_out.out) h_out.out.copy_from(back.dh);
+                     if (!awaited) return;
+                     for (const auto& then : late->waiting) then(back.out);
+                     late->waiting.clear();
                    });
   return out;
 }

@@ -12,9 +12,9 @@
 // it starts and takes where it ends (core/state.h says how, with and without a tape); null starts at zero.
 //
 // Saved for backward: the inputs and the state before every 64th token of a sequence, on a GPU every 16th; all other
-// states are recomputed chunk by chunk. Nothing of size t e n is ever stored. Work a (t, c, n): one exp and 3
-// multiply-adds forward; one exp and about 10 backward. README.md derives it, from x' = Ax + Bu on; the numbers above
-// are its.
+// states are recomputed chunk by chunk, and with them, for who waits for it (Var::late), `out`. Nothing of size t e n
+// is ever stored. Work a (t, c, n): one exp and 3 multiply-adds forward; one exp and about 10 backward. README.md
+// derives it, from x' = Ax + Bu on; the numbers above are its.
 #pragma once
 
 #include "core/context.h"
@@ -58,6 +58,7 @@ struct ScanBackward {
   Tensor dh;    // (slots, n, e): in, the gradient of the final states; out, of the initial ones. Absent without state
   // Outputs, shaped like what they are the gradients of; any may be absent.
   Tensor dx, ddt, dA_log, dB, dC, dD, ddt_bias, dz;
+  Tensor out;  // (12) once more; may be absent too
 };
 
 // Room for `starts`. Activations of bf16 on a GPU have them in bf16 too, all others in f32 (ref in f64).

@@ -100,7 +100,7 @@ void backward_with(const ScanBackward& given, Stream stream) {
   const Device device = given.x.device();
   const int64_t tokens = given.x.size(0), e = given.x.size(1), n = given.B.size(1);
   for (const Tensor* one :
-       {&given.x, &given.dt, &given.z, &given.dout, &given.dx, &given.ddt, &given.dz, &given.B, &given.C})
+       {&given.x, &given.dt, &given.z, &given.dout, &given.dx, &given.ddt, &given.dz, &given.out, &given.B, &given.C})
     require(!*one || (one->size(0) < int64_t{1} << 31 && one->stride(0) * bytes_of(one->dtype()) < int64_t{1} << 31),
             kName, ": ", one->shape(), " has more rows, or longer ones, than 32 bits number; split the batch");
   const int64_t blocks = divide_up(e, kBlockChannels);
@@ -132,6 +132,7 @@ void backward_with(const ScanBackward& given, Stream stream) {
                        .dx = rows<T>(given.dx),
                        .ddt = rows<T>(given.ddt),
                        .dz = rows<T>(given.dz),
+                       .out = rows<T>(given.out),
                        .A_log = elements<const float>(given.A_log),
                        .D = elements<const float>(given.D),
                        .dt_bias = elements<const float>(given.dt_bias),
@@ -151,7 +152,7 @@ void backward_with(const ScanBackward& given, Stream stream) {
   if (sums) args.y = elements<float>(sums), args.dinput = args.y + tokens * e, args.ddelta = args.dinput + tokens * e;
   bool aligned_rows = e * static_cast<int64_t>(sizeof(Rounded<T>)) % 16 == 0;
   for (const Tensor* one :
-       {&given.x, &given.dt, &given.z, &given.dout, &given.dx, &given.ddt, &given.dz, &given.B, &given.C})
+       {&given.x, &given.dt, &given.z, &given.dout, &given.dx, &given.ddt, &given.dz, &given.out, &given.B, &given.C})
     aligned_rows &= aligned(*one, 16);
 
   const auto grid_y = [](int64_t count) { return static_cast<unsigned>(count); };

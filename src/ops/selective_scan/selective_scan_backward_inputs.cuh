@@ -35,7 +35,7 @@ struct Chunk {
 template <class T>
 struct BackwardArgs {
   Rows<const T> x, dt, z, B, C, dout;  // B and C begin at the group's first state
-  Rows<T> dx, ddt, dz;
+  Rows<T> dx, ddt, dz, out;
   const float *A_log, *D, *dt_bias;
   const Rounded<T>* starts;  // (chunks, n, e)
   float* dh;
@@ -116,6 +116,7 @@ struct alignas(16) SharedBackward {
   // Of an element: delta and delta x; delta and dy; what ddt is multiplied with, (17), and dz, (19).
   float2 delta_input[kChunk][kBlockChannels], delta_dy[kChunk][kBlockChannels];
   float slope[kChunk][kBlockChannels], gate[kChunk][kBlockChannels];
+  float open[kChunk][kBlockChannels];  // silu(z), where `out` is wanted
   float B[kChunk][kStates], C[kChunk][kStates];
   // dy and delta x in pairs of bf16.
   uint32_t dy16[kChunk][kRow16], input16[kChunk][kRow16];
@@ -233,7 +234,7 @@ struct BlockInputs {
   __device__ __forceinline__ void prepare(const Chunk& chunk) const {
     const uint32_t thread = BlockInputs::thread();
     const int t = static_cast<int>(thread / kQuads), c = static_cast<int>(thread % kQuads * 4);
-    float bias[4], dt[4], dy[4], delta[4], slope[4], gate[4] = {};
+    float bias[4], dt[4], dy[4], delta[4], slope[4], gate[4] = {}, open[4] = {1, 1, 1, 1};
     load_floats(&shared.bias[c], bias);
     unpack(dt, &shared.dt[t][c]);
     unpack(dy, &shared.dout[t][c]);
@@ -244,9 +245,10 @@ struct BlockInputs {
       unpack(z, &shared.z[t][c]);
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const float open = reciprocal_fast(1.0f + exp2_fast(z[i] * -kLog2E)), gated = dy[i] * open;
+        const float sigmoid = reciprocal_fast(1.0f + exp2_fast(z[i] * -kLog2E)), gated = dy[i] * sigmoid;
         dy[i] = gated * z[i];
-        gate[i] = gated + dy[i] - dy[i] * open;
+        gate[i] = gated + dy[i] - dy[i] * sigmoid;
+        open[i] = sigmoid * z[i];
       }
     }
 #pragma unroll
@@ -263,6 +265,7 @@ struct BlockInputs {
         store_floats(&shared.delta_input[t][Shared::slot(c + i)].x, {delta[i], input[i], delta[i + 1], input[i + 1]});
       store_floats(&shared.slope[t][c], slope);
       store_floats(&shared.gate[t][c], gate);
+      if (args.out) store_floats(&shared.open[t][c], open);
       if constexpr (Shared::kSixteen) {
         *reinterpret_cast<uint2*>(&shared.dy16[t][c / 2]) = make_uint2(pack16(dy[0], dy[1]), pack16(dy[2], dy[3]));
         *reinterpret_cast<uint2*>(&shared.input16[t][c / 2]) =
@@ -372,6 +375,13 @@ struct BlockInputs {
     }
     store_floats(shared.dD[thread], dD);
     store_floats(shared.dbias[thread], dbias);
+    if (args.out) {
+      float open[4], out[4];
+      load_floats(&shared.open[t][c], open);
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out[k] = (y[k] * kMend + D[k] * x[k]) * open[k];  // (12)
+      store_row<kWhole>(args.out, row, channel, out);
+    }
     store_row<kWhole>(args.dz, row, channel, dz);
     store_row<kWhole>(args.dx, row, channel, dx);
     store_row<kWhole>(args.ddt, row, channel, ddt);

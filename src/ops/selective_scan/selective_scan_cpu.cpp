@@ -266,7 +266,7 @@ HWY_INLINE void recompute_token(const Rows& rows, const Block& block, int64_t t,
 
 // Where a task puts its results. Absent ones are null.
 struct BackwardOut {
-  Matrix<float> dout, dx, ddt, dz;
+  Matrix<float> dout, dx, ddt, dz, out;
   Matrix<float> dB, dC;  // (t, n): this task's share
   float *dD, *dbias;     // (w): this block's sums
 };
@@ -316,10 +316,14 @@ HWY_INLINE void backward_token(const Rows& rows, const Block& block, int64_t t, 
     input[v] = hn::Mul(delta[v], x[v]);
     dy[v] = load_up_to(d, out.dout[t] + c, count);
     dinput[v] = drate[v] = hn::Zero(d);
-    if (!rows.z) continue;
-    const auto z = load_up_to(d, rows.z[t] + c, count), gate = sigmoid(d, z);  // (19)
     auto y = hn::LoadU(d, scratch.y + k * kBackwardWidth + at);
     if (rows.D) y = hn::MulAdd(load_up_to(d, rows.D + c, count), x[v], y);
+    if (!rows.z) {
+      if (out.out) store_up_to(d, y, out.out[t] + c, count);
+      continue;
+    }
+    const auto z = load_up_to(d, rows.z[t] + c, count), gate = sigmoid(d, z);  // (19)
+    if (out.out) store_up_to(d, hn::Mul(y, hn::Mul(z, gate)), out.out[t] + c, count);
     const auto slope = hn::Mul(gate, hn::MulAdd(z, hn::Sub(one, gate), one));
     if (out.dz) store_up_to(d, hn::Mul(hn::Mul(dy[v], y), slope), out.dz[t] + c, count);
     dy[v] = hn::Mul(dy[v], hn::Mul(z, gate));
@@ -403,6 +407,7 @@ void selective_scan_backward(const ScanBackward& args, Threads& threads) {
                           .dx = args.dx.matrix<float>(),
                           .ddt = args.ddt.matrix<float>(),
                           .dz = args.dz.matrix<float>(),
+                          .out = args.out.matrix<float>(),
                           .dB = share.columns(0, states).matrix<float>(),
                           .dC = share.columns(states, 2 * states).matrix<float>(),
                           .dD = dD,

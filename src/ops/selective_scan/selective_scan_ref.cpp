@@ -67,7 +67,7 @@ void backward_channel(const ScanBackward& args, int64_t begin, int64_t end, int6
   const auto x = args.x.matrix<T>(), dt = args.dt.matrix<T>(), z = args.z.matrix<T>(), A_log = args.A_log.matrix<T>(),
              B = args.B.matrix<T>(), C = args.C.matrix<T>(), dout = args.dout.matrix<T>(), dx = args.dx.matrix<T>(),
              ddt = args.ddt.matrix<T>(), dA_log = args.dA_log.matrix<T>(), dB = args.dB.matrix<T>(),
-             dC = args.dC.matrix<T>(), dz = args.dz.matrix<T>();
+             dC = args.dC.matrix<T>(), dz = args.dz.matrix<T>(), out = args.out.matrix<T>();
   const int64_t e = x.columns, states = B.columns;
   const T D = at<T>(args.D, c, 0), bias = at<T>(args.dt_bias, c, 0);
   // All states of this channel, h[0] the initial one. (tokens + 1, n)
@@ -88,9 +88,10 @@ void backward_channel(const ScanBackward& args, int64_t begin, int64_t end, int6
     const std::vector<T>& before = h[static_cast<size_t>(t - begin)];
     const T raw = dt[t][c] + bias, delta = softplus(raw);
     T dy = dout[t][c];
+    T y = D * x[t][c];
+    for (int64_t n = 0; n < states; ++n) y += C[t][n] * now[static_cast<size_t>(n)];
+    if (out) out[t][c] = z ? y * z[t][c] * sigmoid(z[t][c]) : y;
     if (z) {  // (19)
-      T y = D * x[t][c];
-      for (int64_t n = 0; n < states; ++n) y += C[t][n] * now[static_cast<size_t>(n)];
       const T gate = sigmoid(z[t][c]);
       if (dz) dz[t][c] = dy * y * gate * (1 + z[t][c] * (1 - gate));
       dy *= z[t][c] * gate;

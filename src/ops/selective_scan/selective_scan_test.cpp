@@ -2,12 +2,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
 
 #include "core/rng.h"
+#include "ops/linear/linear.h"
 #include "tests/op_check.h"
 
 namespace ssm::test {
@@ -129,6 +131,58 @@ struct Problem {
         .value;
   }
 };
+
+// A product of what the scan gives, whose weight's gradient waits for the scan's backward to make that again: alone,
+// and with the scan in a part of the model that runs twice.
+OpCase awaited_case(const Sizes& sizes, bool twice) {
+  OpCase result = scan_case(sizes);
+  const Seqs seqs = Seqs::ragged(sizes.lengths);
+  result.name += twice ? ", awaited after a second run" : ", awaited";
+  result.inputs.back() = {"weight", {5, sizes.e}, -1, 1, Role::weight};
+  result.call = [seqs, twice](Ctx& ctx, const std::vector<Var>& in) {
+    const auto scan = [=](const Ctx& c, const std::vector<Var>& xz) -> std::vector<Var> {
+      return {selective_scan(c, {xz[0], in[1], in[2], in[3], in[4], in[5], in[6], xz[1]}, seqs, nullptr)};
+    };
+    const std::vector<Var> xz = {in[0], in[7]};
+    const Var y = (twice ? recompute(ctx, "scan", true, xz, scan) : scan(ctx, xz))[0];
+    return std::vector<Var>{linear(ctx, y, in[8])};
+  };
+  return result;
+}
+
+TEST(SelectiveScan, WhoWaitsForTheOutputGetsItInTheBackward) {
+  for (const bool twice : {false, true}) {
+    check_op(awaited_case({{2, 0, 7, 1}, 7, 5}, twice));
+    check_op(awaited_case({{9}, 17, 16, false, false}, twice));
+    check_op(awaited_case({{kScanChunk * 2 + 3, 4}, 3, 4}, twice));
+  }
+  if (skipped_for_want_of_gpu()) return;
+  const auto check = test_devices().back().first.is_cuda() ? check_cuda : check_cpu;
+  check(awaited_case({{15, 16, 17, 31, 33, 63, 65, 1, 0, 129}, 40, 16}, true));
+  check(awaited_case({{70, 3}, 24, 65}, false));
+  check(awaited_case({{2100, 100}, 8, 16}, true));
+}
+
+TEST(SelectiveScan, WhoWaitsForTheOutputSavesNothing) {
+  const Problem problem(6, 8, 4, DType::f64);
+  for (const auto& [recompute, bytes] :
+       {std::pair<Recompute, int64_t>{Recompute::cheap, 0}, {Recompute::nothing, 6 * 8 * 8}}) {
+    Tape tape;
+    const Ctx ctx{.device = Device::ref(), .threads = &test_threads(), .tape = &tape, .recompute = recompute};
+    const Var weight = tape.variable(random_tensor("weight", {3, 8}, DType::f64));
+    tape.mark_parameter(weight.value);
+    const ScanIn in{.x = tape.variable(problem.x),
+                    .dt = tape.variable(problem.dt),
+                    .A_log = tape.variable(problem.A_log),
+                    .B = tape.variable(problem.B),
+                    .C = tape.variable(problem.C)};
+    linear(ctx, selective_scan(ctx, in, Seqs::dense(1, 6), nullptr), weight);
+    const std::vector<SavedBytes> report = tape.report();
+    const auto row = std::find_if(report.begin(), report.end(), [](const SavedBytes& r) { return r.op == "linear"; });
+    ASSERT_NE(row, report.end());
+    EXPECT_EQ(row->bytes, bytes);
+  }
+}
 
 TEST(SelectiveScan, PiecesWithCarriedStateEqualTheWhole) {
   const int64_t t = 150, e = 21, n = 16;

@@ -54,11 +54,12 @@ LanguageModel::LanguageModel(ParamStore& store, const ModelConfig& config) : con
 
 // x and the residual stream after a block.
 std::vector<Var> LanguageModel::run(const Ctx& ctx, const Block& block, const std::vector<Var>& x_and_residual,
-                                    const Seqs& seqs, State state) const {
-  const NormedResidual normed = rms_norm(ctx, x_and_residual[0], x_and_residual[1], block.norm, config_.norm_epsilon);
+                                    DType activations, const Seqs& seqs, State state) const {
+  const NormedResidual normed =
+      rms_norm(ctx, x_and_residual[0], x_and_residual[1], block.norm, config_.norm_epsilon, activations);
   const Var mixed = block.mixer->forward(ctx, normed.y, seqs, state);
   if (!block.mlp) return {mixed, normed.residual};
-  const NormedResidual again = rms_norm(ctx, mixed, normed.residual, block.mlp_norm, config_.norm_epsilon);
+  const NormedResidual again = rms_norm(ctx, mixed, normed.residual, block.mlp_norm, config_.norm_epsilon, activations);
   return {block.mlp->forward(ctx, again.y), again.residual};
 }
 
@@ -83,10 +84,11 @@ Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, S
   Var x = embedding(ctx, ids, embedding_), residual;  // (t, d); the residual stream stays f32
   // The first norm adds the two.
   if (positions_) residual = embedding(ctx, position_ids(ctx, seqs, state.empty() ? nullptr : &state[0]), positions_);
+  const DType activations = x.value.dtype();
   for (const Block& block : blocks_) {
     const State rows = state.empty() ? State() : state.subspan(block.first_state, block.states);
-    const auto run_block = [this, &block, seqs, rows](const Ctx& c, const std::vector<Var>& in) {
-      return run(c, block, in, seqs, rows);
+    const auto run_block = [this, &block, activations, seqs, rows](const Ctx& c, const std::vector<Var>& in) {
+      return run(c, block, in, activations, seqs, rows);
     };
     // The first block's residual stream is its own input, whose gradient a second run could not tell apart.
     const bool again = ctx.recompute == Recompute::blocks && state.empty() && residual;
@@ -95,7 +97,7 @@ Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, S
     x = out[0];
     residual = out[1];
   }
-  return rms_norm(ctx, x, residual, final_norm_, config_.norm_epsilon).y;
+  return rms_norm(ctx, x, residual, final_norm_, config_.norm_epsilon, activations).y;
 }
 
 // In f32 on a GPU too: a rounding to bf16 would be the largest error of all.

@@ -40,8 +40,8 @@ class LanguageModel {
     Var mlp_norm;
     std::unique_ptr<GatedMlp> mlp;  // null: none
   };
-  std::vector<Var> run(const Ctx& ctx, const Block& block, const std::vector<Var>& x_and_residual, const Seqs& seqs,
-                       State state) const;
+  std::vector<Var> run(const Ctx& ctx, const Block& block, const std::vector<Var>& x_and_residual, DType activations,
+                       const Seqs& seqs, State state) const;
   Tensor position_ids(const Ctx& ctx, const Seqs& seqs, Var* counts) const;
 
   ModelConfig config_;

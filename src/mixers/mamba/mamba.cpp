@@ -61,7 +61,8 @@ Var Mamba::forward(const Ctx& ctx, const Var& u, const Seqs& seqs, State state) 
   const bool again = ctx.tape && ctx.recompute == Recompute::cheap && ctx.device.is_cuda() && state.empty() &&
                      inner_->cheap_to_repeat();
   const Var y = (again ? recompute(ctx, "selective_ssm", true, xz, gated_ssm) : gated_ssm(ctx, xz))[0];
-  return linear(ctx, y, out_proj_, out_bias_);  // (t, d)
+  // What is added to the residual stream is not rounded before.
+  return linear(ctx, y, out_proj_, out_bias_, accumulator_of(y.value.dtype()));  // (t, d)
 }
 
 StateSpec Mamba::state() const {

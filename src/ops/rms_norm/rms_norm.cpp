@@ -3,22 +3,26 @@
 
 namespace ssm {
 
-NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const Var& weight, double eps) {
+NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const Var& weight, double eps,
+                        std::optional<DType> y_dtype) {
   const Shape shape = x.value.shape();
   require(shape.rank() == 2, "rms_norm: x is ", shape, ", expected (t, d)");
   require(!residual || residual.value.shape() == shape, "rms_norm: x is ", shape, ", residual ",
           residual.value.shape());
   require(!weight || weight.value.shape() == Shape{shape[1]}, "rms_norm: weight is ", weight.value.shape(),
           ", expected (", shape[1], ")");
-  const DType dtype = x.value.dtype();
+  const DType dtype = y_dtype.value_or(x.value.dtype()), wide = accumulator_of(dtype);
+  require(x.value.dtype() == dtype || (ctx.device.is_cuda() && x.value.dtype() == wide), "rms_norm: x is ",
+          name_of(x.value.dtype()), ", y is asked for in ", name_of(dtype), "; expected the same, or x in ",
+          name_of(wide), " on a GPU");
   RmsNormForward args{.x = x.value, .residual = residual.value, .weight = weight.value, .eps = eps};
   args.y = Tensor::empty(shape, dtype, ctx.device);
   // Without a residual r is x, unless it is to be wider than x.
-  const bool new_sum = residual || dtype != accumulator_of(dtype);
-  args.sum = new_sum ? Tensor::empty(shape, accumulator_of(dtype), ctx.device) : Tensor();
-  args.scale = Tensor::empty({shape[0]}, accumulator_of(dtype), ctx.device);
-  const bool rounded = ctx.tape && ctx.device.is_cuda() && ctx.recompute != Recompute::nothing && new_sum &&
-                       dtype != accumulator_of(dtype);
+  const bool new_sum = residual || x.value.dtype() != wide;
+  args.sum = new_sum ? Tensor::empty(shape, wide, ctx.device) : Tensor();
+  args.scale = Tensor::empty({shape[0]}, wide, ctx.device);
+  const bool rounded =
+      ctx.tape && ctx.device.is_cuda() && ctx.recompute != Recompute::nothing && new_sum && dtype != wide;
   if (rounded) args.kept = Tensor::empty(shape, dtype, ctx.device);
   SSM_RUN(ctx.device, *ctx.threads, rms_norm_forward, args);
 
@@ -34,6 +38,7 @@ NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const
         });
   const Var sum = new_sum ? ctx.output(args.sum) : x;
   if (ctx.tape) {
+    if (new_sum && x.grad && x.value.dtype() != dtype) x.grad->dtype = dtype;
     // Where r is x, whatever gradient r's users give goes to x's own, beside this op's.
     std::vector<GradPtr> outputs = {y.grad};
     if (new_sum) outputs.push_back(sum.grad);

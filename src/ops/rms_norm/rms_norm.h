@@ -10,9 +10,14 @@
 // gets the gradients of both y and r and saves r (shared with the residual stream) and s (t). Traffic: forward 16 bytes
 // an element, backward 20; 12 and 16 with x in 2 bytes.
 //
-// With x in 2 bytes and Ctx::recompute it saves r rounded to x's type instead, from which whoever saves y makes y
+// On cuda x may also be f32 and y narrower: then x was not rounded before it is added, for 4 bytes an element more, and
+// its gradient comes in y's dtype, for which x may have no other consumer.
+//
+// With y in 2 bytes and Ctx::recompute it saves r rounded to y's type instead, from which whoever saves y makes y
 // again: 2 bytes an element kept instead of 6.
 #pragma once
+
+#include <optional>
 
 #include "core/context.h"
 
@@ -23,20 +28,22 @@ struct NormedResidual {
   Var residual;  // (t, d)
 };
 
-NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const Var& weight, double eps);
+// y has x's dtype if it is not asked for in another.
+NormedResidual rms_norm(const Ctx& ctx, const Var& x, const Var& residual, const Var& weight, double eps,
+                        std::optional<DType> y = {});
 
 struct RmsNormForward {
   Tensor x, residual, weight;  // inputs; residual and weight may be absent
   double eps;
   Tensor y, sum;  // outputs; sum is absent where r is x itself
   Tensor scale;   // (t): s of (2)
-  Tensor kept;    // (t, d), r in x's type; may be absent, and is so but on cuda
+  Tensor kept;    // (t, d), r in y's type; may be absent, and is so but on cuda
 };
 
 struct RmsNormBackward {
   Tensor sum, weight, scale;  // sum: r of (1), on cuda also in the type of dy; weight may be absent
   Tensor dy, dsum;            // dsum may be absent: nobody used r
-  // Outputs, each may be absent. dx and dresidual are the same numbers, in the dtypes of x and of the residual.
+  // Outputs, each may be absent. dx and dresidual are the same numbers, in the dtypes of dy and of the residual.
   Tensor dx, dresidual, dweight;
 };
 

@@ -18,7 +18,7 @@ constexpr int64_t kLongest = int64_t{kMostThreads} * kPack * kPacks;
 template <class T>
 struct Forward {
   Rows<const T> x, residual_as_x;
-  Rows<const float> residual;  // this or residual_as_x or neither
+  Rows<const float> wide_x, residual;  // the first or x; the second or residual_as_x or neither
   const float* weight;
   float eps;
   Rows<T> y, kept;
@@ -31,7 +31,10 @@ struct Forward {
 // r of (1), kCount neighbours.
 template <int kCount, class T>
 __device__ __forceinline__ void load_sum(const Forward<T>& a, int64_t row, int64_t c, float (&r)[kCount]) {
-  load_floats(a.x[row] + c, r);
+  if (a.x)
+    load_floats(a.x[row] + c, r);
+  else
+    load_floats(a.wide_x[row] + c, r);
   if (!a.residual && !a.residual_as_x) return;
   float more[kCount];
   if (a.residual)
@@ -248,8 +251,10 @@ template <class T>
 void forward(const RmsNormForward& args, Stream stream) {
   constexpr const char* kName = "rms_norm";
   const bool as_x = args.residual && args.residual.dtype() != DType::f32;
-  const Forward<T> a{.x = rows<const T>(args.x),
+  const bool wide = args.x.dtype() != args.y.dtype();
+  const Forward<T> a{.x = wide ? Rows<const T>{} : rows<const T>(args.x),
                      .residual_as_x = as_x ? rows<const T>(args.residual) : Rows<const T>{},
+                     .wide_x = wide ? rows<const float>(args.x) : Rows<const float>{},
                      .residual = as_x ? Rows<const float>{} : rows<const float>(args.residual),
                      .weight = elements<const float>(args.weight),
                      .eps = static_cast<float>(args.eps),
@@ -260,12 +265,12 @@ void forward(const RmsNormForward& args, Stream stream) {
                      .t = args.x.size(0),
                      .d = args.x.size(1),
                      .early = recording(args.x.device())};
-  const int64_t x_bytes = kPack * bytes_of(args.x.dtype());
+  const int64_t y_bytes = kPack * bytes_of(args.y.dtype());
   // Few rows leave most of the GPU alone: then a row has all the threads it can use.
   const bool few = a.t <= kFewRows && a.d <= int64_t{kMostThreads} * kPack;
   const dim3 block = block_for(a.d, few ? 1 : kPacks);
-  if (a.d % kPack == 0 && a.d <= kLongest && aligned(args.x, x_bytes) && aligned(args.y, x_bytes) &&
-      aligned(args.residual, as_x ? x_bytes : 16) && aligned(args.sum, 16) && aligned(args.kept, x_bytes) &&
+  if (a.d % kPack == 0 && a.d <= kLongest && aligned(args.x, wide ? 16 : y_bytes) && aligned(args.y, y_bytes) &&
+      aligned(args.residual, as_x ? y_bytes : 16) && aligned(args.sum, 16) && aligned(args.kept, y_bytes) &&
       aligned(args.weight, 16))
     launch(kName, few ? forward_kernel<T, 1> : forward_kernel<T, kPacks>,
            dim3(static_cast<unsigned>(divide_up(a.t, block.y))), block, LaunchOptions{.early = true}, stream, a);
@@ -318,7 +323,7 @@ void backward(const RmsNormBackward& args, Stream stream) {
 }  // namespace
 
 void rms_norm_forward(const RmsNormForward& args, Stream stream) {
-  with_element(args.x.dtype(), "rms_norm", [&]<class T>(T) { forward<T>(args, stream); });
+  with_element(args.y.dtype(), "rms_norm", [&]<class T>(T) { forward<T>(args, stream); });
 }
 
 void rms_norm_backward(const RmsNormBackward& args, Stream stream) {

@@ -28,6 +28,21 @@ TEST(RmsNorm, EveryDeviceAgreesOnUglySizes) {
       for (const bool with_weight : {false, true}) check_op(norm_case(t, d, with_residual, with_weight));
 }
 
+// x as it comes from a product in f32, y in what the next one takes.
+TEST(RmsNorm, EveryDeviceTakesAWiderXThanY) {
+  for (const auto& [t, d] : {std::pair<int64_t, int64_t>{1, 8}, {3, 7}, {65, 32}, {130, 768}}) {
+    OpCase wide = norm_case(t, d, true, true);
+    wide.name += " from f32";
+    wide.inputs[0].role = Role::exact;
+    wide.inputs.push_back({"of y's type", {1, 1}, -1, 1, Role::activation, false});
+    wide.call = [](Ctx& ctx, const std::vector<Var>& in) {
+      const auto [y, sum] = rms_norm(ctx, in[0], in[1], in[2], 1e-5, in[3].value.dtype());
+      return std::vector<Var>{y, sum};
+    };
+    check_op(wide);
+  }
+}
+
 TEST(RmsNorm, ColumnsOfAWiderMatrixAreTakenAsTheyAre) {
   Ctx ctx{Device::cpu(), &test_threads()};
   const Tensor wide = random_tensor("wide", {5, 11}, DType::f32);

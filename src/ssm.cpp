@@ -95,7 +95,8 @@ Tensor Engine::logits(std::span<const int64_t> ids) const {
   const auto count = static_cast<int64_t>(ids.size());
   require(count > 0, "no token ids; expected at least one");
   const Ctx ctx{.device = model.options().device, .threads = &parts_->threads};
-  const Var hidden = model.lm().hidden(ctx, Tensor::of(ids, {count}), Seqs::dense(1, count));
+  const Var hidden =
+      model.lm().hidden(ctx, Tensor::of(ids, {count}), Seqs::dense(1, count), {}, LanguageModel::Rounding::none);
   return model.lm().logits(ctx, hidden).value.on(Device::cpu());
 }
 

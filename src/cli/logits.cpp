@@ -53,8 +53,8 @@ class Logits : public Command {
       for (int64_t begin = 0; begin < length; begin += chunk_) {
         stop_if_interrupted();
         const int64_t taken = std::min(chunk_, length - begin), from = s * length + begin;
-        const Var hidden =
-            model->lm().hidden(ctx, flat.rows(from, from + taken), Seqs::dense(1, taken), pool.state());  // (taken, d)
+        const Var hidden = model->lm().hidden(ctx, flat.rows(from, from + taken), Seqs::dense(1, taken), pool.state(),
+                                              LanguageModel::Rounding::none);  // (taken, d)
         write_logits(ctx, *model, hidden.value, rows);
         progress.show(text(from + taken, "/", count * length, " tokens"));
       }

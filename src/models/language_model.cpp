@@ -77,7 +77,7 @@ Tensor LanguageModel::position_ids(const Ctx& ctx, const Seqs& seqs, Var* counts
   return ids;
 }
 
-Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, State state) const {
+Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, State state, Rounding rounding) const {
   require(seqs.tokens() == ids.count(), "the sequences have ", seqs.tokens(), " tokens, found ", ids.count(), " ids");
   require(state.empty() || state.size() == state_spec_.size(), "expected ", state_spec_.size(),
           " state tensors, found ", state.size());
@@ -97,7 +97,11 @@ Var LanguageModel::hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, S
     x = out[0];
     residual = out[1];
   }
-  return rms_norm(ctx, x, residual, final_norm_, config_.norm_epsilon, activations).y;
+  if (rounding == Rounding::as_activations)
+    return rms_norm(ctx, x, residual, final_norm_, config_.norm_epsilon, activations).y;
+  require(!ctx.tape, "hidden states that are not rounded have no gradient");
+  const Var wide{x.value.to(accumulator_of(activations)), {}};
+  return rms_norm(ctx, wide, residual, final_norm_, config_.norm_epsilon).y;
 }
 
 // In f32 on a GPU too: a rounding to bf16 would be the largest error of all.
@@ -115,7 +119,7 @@ Var LanguageModel::loss(const Ctx& ctx, const Tensor& ids, const Targets& target
 
 Tensor LanguageModel::token_losses(const Ctx& ctx, const Tensor& ids, const Tensor& targets, const Seqs& seqs,
                                    State state) const {
-  return linear_token_losses(ctx, hidden(ctx, ids, seqs, state).value, head_.value, targets);
+  return linear_token_losses(ctx, hidden(ctx, ids, seqs, state, Rounding::none).value, head_.value, targets);
 }
 
 }  // namespace ssm

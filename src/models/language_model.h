@@ -18,7 +18,11 @@ class LanguageModel {
   LanguageModel(ParamStore& store, const ModelConfig& config);
 
   // ids, i64 (t) -> the last norm's output (t, d). `state`: all entries of state_spec(), or empty.
-  Var hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, State state = {}) const;
+  // Rounding::none: f32 on a GPU too where activations are narrower, for who scores. Its logits are twice the work, and
+  // it has no gradient.
+  enum class Rounding { as_activations, none };
+  Var hidden(const Ctx& ctx, const Tensor& ids, const Seqs& seqs, State state = {},
+             Rounding rounding = Rounding::as_activations) const;
   // Any rows of that -> logits (rows, padded vocab), f32 (f64 where the model is).
   Var logits(const Ctx& ctx, const Var& hidden) const;
   // Mean nats a token over targets, i64 (t), that are not negative; the logits are never stored whole.

@@ -9,8 +9,8 @@
 //
 // The targets are on the host; or where the op runs, as Targets that check_targets() made of them there. All f32 on cpu
 // (f32 or f64 on ref); without a tape the fused form's weight may be bf16 or f16. On cuda x, weight and dx are f32,
-// bf16 or f16 alike, losses and dweight f32. A target outside the vocabulary that is not `ignore` is an Error. A NaN
-// logit makes its loss NaN.
+// bf16 or f16 alike, without a tape x also f32 beside a narrower weight; losses and dweight f32. A target outside the
+// vocabulary that is not `ignore` is an Error. A NaN logit makes its loss NaN.
 //
 // cross_entropy saves the logits, and computes their softmax again in the backward. linear_cross_entropy makes the
 // gradients of x and weight in its forward, while a chunk's logits are at hand, and saves these: its backward scales.

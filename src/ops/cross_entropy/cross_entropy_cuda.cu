@@ -260,7 +260,10 @@ void linear_cross_entropy_forward(const LinearCrossEntropyForward& args, Stream 
   for (int64_t first = 0; first < t; first += chunk) {
     const int64_t last = std::min(t, first + chunk);
     const Tensor x = args.x.rows(first, last), logits = scratch.rows(0, last - first).columns(0, vocab);
-    gemm(x, Transpose::no, args.weight, Transpose::yes, logits, false, stream);  // (1)
+    if (dtype == args.weight.dtype())
+      gemm(x, Transpose::no, args.weight, Transpose::yes, logits, false, stream);  // (1)
+    else
+      gemm_wide(x, args.weight, logits, stream);
     if (!slopes_wanted) {
       run_rows<float, float, true, false>(logits, args.targets, first, args.losses, {}, 0, nullptr, stream);
       continue;

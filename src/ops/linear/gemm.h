@@ -31,6 +31,10 @@ namespace cuda {
 void gemm(const Tensor& a, Transpose transpose_a, const Tensor& b, Transpose transpose_b, const Tensor& c,
           bool accumulate, Stream stream, const Tensor& bias = {}, float scale = 1);
 
+// c = a b^T (+ bias) with a (m, k) in f32 and b (n, k) in bf16 or f16: a as a sum of two numbers of b's type, 16 bits
+// of it in bf16, for twice the work. c and bias are f32.
+void gemm_wide(const Tensor& a, const Tensor& b, const Tensor& c, Stream stream, const Tensor& bias = {});
+
 // f32 operands rounded to TF32 (10 bits) on tensor cores: about 8 times faster. Off until asked for.
 void allow_tf32(bool allowed);
 

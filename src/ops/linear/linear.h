@@ -4,7 +4,8 @@
 //
 // x may be a row-strided view (columns of a wider matrix). On cpu x and y are f32 and the weight f32, bf16 or f16,
 // widened as it is read: this op and `embedding` alone know the storage dtypes. On ref all three share f32 or f64, on
-// cuda f32, bf16 or f16; there a weight's gradient is f32.
+// cuda f32, bf16 or f16; there a weight's gradient is f32. Without a tape x may be f32 there beside a narrower weight,
+// and is not rounded then, for twice the work.
 //
 // One op, three schedules, chosen by t: up to kFewRows rows a product that reads each weight once (decoding is bound
 // by that traffic), else GEMM. Saved for backward: x, unless its op's backward makes it again (Var::late). Work:

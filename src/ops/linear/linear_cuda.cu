@@ -49,9 +49,35 @@ void sum_columns(const Tensor& dy, const Tensor& sums, Stream stream) {
          elements<const float>(partial), blocks, columns, elements<float>(sums));
 }
 
+// x = high + low, each rounded to T.
+template <class T>
+__global__ void split_kernel(Rows<const float> x, int64_t count, int64_t columns, T* high, T* low) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
+    const float value = x[i / columns][i % columns];
+    high[i] = from_float<T>(value);
+    low[i] = from_float<T>(value - to_float(high[i]));
+  }
+}
+
 }  // namespace
 
+void gemm_wide(const Tensor& a, const Tensor& b, const Tensor& c, Stream stream, const Tensor& bias) {
+  const Tensor high = Tensor::empty(a.shape(), b.dtype(), a.device()),
+               low = Tensor::empty(a.shape(), b.dtype(), a.device());
+  if (a.count() == 0) return gemm(high, Transpose::no, b, Transpose::yes, c, false, stream, bias);
+  with_element(b.dtype(), "linear", [&](auto element) {
+    using T = decltype(element);
+    launch("linear", split_kernel<T>, dim3(static_cast<unsigned>(std::min<int64_t>(4096, divide_up(a.count(), 256)))),
+           dim3(256), stream, rows<const float>(a), a.count(), a.size(1), elements<T>(high), elements<T>(low));
+  });
+  gemm(high, Transpose::no, b, Transpose::yes, c, false, stream, bias);
+  gemm(low, Transpose::no, b, Transpose::yes, c, true, stream);
+}
+
 void linear_forward(const LinearForward& args, Stream stream) {
+  if (args.x.dtype() != args.weight.dtype())
+    return gemm_wide(args.x, args.weight, args.y, stream, args.bias ? args.bias.to(DType::f32) : args.bias);
   if (few_rows_win(args.x, args.weight)) return few_rows(args.x, args.weight, args.bias, args.y, stream);
   gemm(args.x, Transpose::no, args.weight, Transpose::yes, args.y, false, stream,
        args.bias ? args.bias.to(args.y.dtype()) : args.bias);

@@ -179,6 +179,27 @@ TEST(LinearCuda, GemmOnColumnsOfWiderMatrices) {
   }
 }
 
+// x in f32 beside a narrower weight is not rounded: the result is right to what two numbers of the weight's type hold.
+TEST(LinearCuda, AWideXIsNotRounded) {
+  if (!on_the_gpu()) return;
+  const Ctx gpu{Device::cuda(), &test_threads()}, ref{Device::ref(), &test_threads()};
+  for (const DType dtype : {DType::bf16, DType::f16})
+    for (const auto& [t, columns, out] :
+         {std::tuple<int64_t, int64_t, int64_t>{1, 64, 24}, {5, 33, 7}, {70, 256, 130}, {0, 8, 8}})
+      for (const bool with_bias : {false, true}) {
+        const Tensor x = random_tensor("x", {t, columns + 3}, DType::f32).columns(0, columns),
+                     weight = random_tensor("weight", {out, columns}, DType::f32).to(dtype),
+                     bias = random_tensor("bias", {out}, DType::f32);
+        const auto optional = [&](const Tensor& value) { return Var{with_bias ? value : Tensor(), {}}; };
+        const Tensor found =
+            linear(gpu, {x.on(gpu.device), {}}, {weight.on(gpu.device), {}}, optional(bias.on(gpu.device)))
+                .value.on(Device::cpu());
+        const Tensor exact =
+            linear(ref, {x.to(DType::f64), {}}, {weight.to(DType::f64), {}}, optional(bias.to(DType::f64))).value;
+        expect_near(found, exact.to(DType::f32), 0x1p-16, text(name_of(dtype), " weight, t ", t, ", ", columns));
+      }
+}
+
 // In a recording kernels start before those in front of them have ended.
 TEST(LinearCuda, ARecordedChainGivesTheSameBits) {
   if (!on_the_gpu()) return;

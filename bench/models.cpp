@@ -29,7 +29,10 @@ Tensor drawn(const Param& param, Threads& threads) {
 }  // namespace
 
 std::unique_ptr<Model> random_model(const Bench& bench, const std::string& preset, bool trainable) {
-  const ModelConfig config = ModelConfig::preset(preset);
+  return random_model(bench, ModelConfig::preset(preset), trainable);
+}
+
+std::unique_ptr<Model> random_model(const Bench& bench, const ModelConfig& config, bool trainable) {
   const ModelOptions options{.device = bench.device(), .dtype = bench.dtype(), .trainable = trainable};
   if (!bench.on_gpu()) return Model::create(config, 1, options);
   ParamStore shapes({.shapes_only = true});

@@ -1,4 +1,5 @@
-// Whole models: reading prompts, writing, training steps, and where a step's time goes. Each adds its rows and, for
+// Whole models: reading prompts, writing, training steps, where a step's time goes, and what lengths do to it. Each
+// adds its rows and, for
 // --json, its numbers.
 #pragma once
 
@@ -7,7 +8,9 @@
 #include <string>
 
 #include "bench/harness.h"
+#include "data/loader.h"
 #include "models/model.h"
+#include "train/checkpoint.h"
 
 namespace ssm::bench {
 
@@ -40,9 +43,34 @@ void bench_train(Bench& bench, const TrainCase& c, Json& out);
 // One step taken apart: the time of each op, forward and backward.
 void bench_step(Bench& bench, const TrainCase& c, Json& out);
 
+// Blocks of one width around different mixers, as the length grows.
+struct LengthsCase {
+  std::vector<std::string> mixers;
+  int64_t d_model = 256, layers = 2;
+  std::vector<int64_t> lengths;
+  int64_t written = 64;  // tokens after each
+  double slowest = 10;   // seconds of a step or prompt, past which longer ones are left out
+};
+// Each mixer's state, writing, reading and training, at each length. On a GPU those that run there.
+void bench_lengths(Bench& bench, const LengthsCase& c, Json& out);
+
+// The same batch again and again, so that the loss must fall.
+class OneBatch final : public Dataset {
+ public:
+  OneBatch(int64_t sequences, int64_t length, int64_t vocab);
+  TokenBatch batch(int64_t) const override { return batch_; }
+  int64_t steps() const override { return -1; }
+  const TokenBatch& only() const { return batch_; }
+
+ private:
+  TokenBatch batch_;
+};
+TrainingState constant_rate();
+
 // A preset with random weights. On a GPU those of one layer are given to all: drawing billions of numbers would take
 // minutes, and no kernel is faster for it.
 std::unique_ptr<Model> random_model(const Bench& bench, const std::string& preset, bool trainable);
+std::unique_ptr<Model> random_model(const Bench& bench, const ModelConfig& config, bool trainable);
 Tensor random_ids(int64_t count, int64_t vocab);
 
 // The matrices of a model's linear layers, (out, in). The head is apart: prefill needs one row of it.

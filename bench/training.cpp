@@ -16,29 +16,6 @@ using Clock = std::chrono::steady_clock;
 
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
-// The same batch again and again, so that the loss must fall.
-class OneBatch final : public Dataset {
- public:
-  OneBatch(const TrainCase& c, int64_t vocab) {
-    const int64_t t = c.batch * c.length;
-    const Tensor ids = random_ids(2 * t, vocab);
-    batch_ = {.inputs = ids.rows(0, t), .targets = ids.rows(t, 2 * t), .sequences = c.batch, .length = c.length};
-  }
-  TokenBatch batch(int64_t) const override { return batch_; }
-  int64_t steps() const override { return -1; }
-  const TokenBatch& only() const { return batch_; }
-
- private:
-  TokenBatch batch_;
-};
-
-TrainingState constant_rate() {
-  TrainingState state;
-  state.config.rate.lr = 1e-4;
-  state.config.rate.warmup = 0;
-  return state;
-}
-
 // What a model of `parameters` cannot do without: 2 operations a parameter and token forward, 4 backward.
 double tokens_a_second_at_most(Bench& bench, int64_t parameters) {
   return bench.products() / (6 * static_cast<double>(parameters));
@@ -98,11 +75,24 @@ class Marks {
 
 }  // namespace
 
+OneBatch::OneBatch(int64_t sequences, int64_t length, int64_t vocab) {
+  const int64_t t = sequences * length;
+  const Tensor ids = random_ids(2 * t, vocab);
+  batch_ = {.inputs = ids.rows(0, t), .targets = ids.rows(t, 2 * t), .sequences = sequences, .length = length};
+}
+
+TrainingState constant_rate() {
+  TrainingState state;
+  state.config.rate.lr = 1e-4;
+  state.config.rate.warmup = 0;
+  return state;
+}
+
 void bench_train(Bench& bench, const TrainCase& c, Json& out) {
   const std::string name = text("train step ", name_of(bench.dtype()));
   if (!bench.wanted(name, c.shape())) return;
   const auto model = random_model(bench, c.preset, true);
-  const OneBatch data(c, model->config().vocab_size);
+  const OneBatch data(c.batch, c.length, model->config().vocab_size);
   Trainer trainer(*model, data, bench.threads(), constant_rate());
   const double first_loss = trainer.step().loss;
   double loss = first_loss;
@@ -141,7 +131,7 @@ void bench_train(Bench& bench, const TrainCase& c, Json& out) {
 void bench_step(Bench& bench, const TrainCase& c, Json& out) {
   constexpr int kUnmeasured = 2, kMeasured = 5;
   const auto model = random_model(bench, c.preset, true);
-  const OneBatch data(c, model->config().vocab_size);
+  const OneBatch data(c.batch, c.length, model->config().vocab_size);
   const Seqs seqs = Seqs::dense(c.batch, c.length);
   Optimizer optimizer(model->params());
   std::map<std::string, std::vector<double>> times;

@@ -5,6 +5,7 @@
 #include "bench/models.h"
 #include "cli/command.h"
 #include "core/files.h"
+#include "task/task_config.h"
 
 namespace ssm::cli {
 namespace {
@@ -38,8 +39,13 @@ class BenchCommand final : public Command {
             {"batch", &batch_, "sequences of the training step"},
             {"length", &length_, "tokens of each"},
             {"only", &only_,
-             "some of: ops prefill decode train; on a GPU of: ops train generate step (step: where a "
-             "training step's time goes)"},
+             "some of: ops prefill decode train; on a GPU of: ops train generate; on both: step (where a training "
+             "step's time goes), lengths (mixers beside each other from 2^8 to 2^17 tokens)"},
+            {"mixers", &lengths_.mixers, "of lengths (default attention lstm conv s4d s4 mamba mamba2)"},
+            {"d_model", &lengths_.d_model, "model width of lengths"},
+            {"layers", &lengths_.layers, "blocks of lengths"},
+            {"lengths", &lengths_.lengths, "other lengths than powers of two from 2^8 to 2^17"},
+            {"slowest", &lengths_.slowest, "of lengths: longer ones are left out after a step of so many seconds"},
             {"filter", &filter_, "only rows of ops, train and generate whose name and shape contain this"},
             {"csv", &csv_, "write the rows to this file"},
             {"remark", &remark_, "a line for that file, for instance the commit"}};
@@ -70,6 +76,7 @@ class BenchCommand final : public Command {
     if (wanted("step", device))
       for (const TrainCase& c : training_of(invocation, device))
         if (bench.wanted("step", c.shape())) bench::bench_step(bench, c, measured);
+    if (wanted("lengths", device)) bench::bench_lengths(bench, lengths_, measured);
     if (as_json) std::printf("%s\n", measured.dump().c_str());
     if (!csv_.empty()) write_file(csv_, bench::csv(bench, remark_));
     return 0;
@@ -77,12 +84,12 @@ class BenchCommand final : public Command {
 
  private:
   static const std::vector<std::string>& parts(const Device& device) {
-    static const std::vector<std::string> cpu = {"ops", "prefill", "decode", "train", "step"},
-                                          gpu = {"ops", "train", "generate", "step"};
+    static const std::vector<std::string> cpu = {"ops", "prefill", "decode", "train", "step", "lengths"},
+                                          gpu = {"ops", "train", "generate", "step", "lengths"};
     return device.is_cuda() ? gpu : cpu;
   }
 
-  void check_flags(const Device& device) const {
+  void check_flags(const Device& device) {
     for (const std::string& part : only_) {
       const auto& known = parts(device);
       std::string list;
@@ -95,12 +102,22 @@ class BenchCommand final : public Command {
       require(value >= 1 && value <= 1 << 24, "--", flag, " ", value, ": expected 1 to ", 1 << 24);
     for (const int64_t count : sequences_)
       require(count >= 1 && count <= 4096, "--sequences ", count, ": expected 1 to 4096");
+    if (lengths_.mixers.empty()) lengths_.mixers = {"attention", "lstm", "conv", "s4d", "s4", "mamba", "mamba2"};
+    for (const std::string& mixer : lengths_.mixers) mixer_named(mixer);
+    if (lengths_.lengths.empty())
+      for (int power = 8; power <= 17; ++power) lengths_.lengths.push_back(int64_t{1} << power);
+    for (const int64_t length : lengths_.lengths)
+      require(length >= 1 && length <= 1 << 24, "--lengths ", length, ": expected 1 to ", 1 << 24);
+    require(lengths_.d_model >= 64 && lengths_.d_model <= 1 << 16 && lengths_.d_model % 64 == 0, "--d-model ",
+            lengths_.d_model, ": expected a multiple of 64 up to ", 1 << 16);
+    require(lengths_.layers >= 1 && lengths_.layers <= 1024, "--layers ", lengths_.layers, ": expected 1 to 1024");
   }
 
-  // Without --only everything but the inside of a step.
+  // Without --only everything but the inside of a step and the lengths.
   bool wanted(const std::string& part, const Device& device) const {
     const auto& known = parts(device);
-    if (only_.empty()) return part != "step" && std::find(known.begin(), known.end(), part) != known.end();
+    if (only_.empty())
+      return part != "step" && part != "lengths" && std::find(known.begin(), known.end(), part) != known.end();
     return std::find(only_.begin(), only_.end(), part) != only_.end();
   }
 
@@ -172,6 +189,7 @@ class BenchCommand final : public Command {
   int64_t prompt_ = 512, tokens_ = 32, batch_ = 8, length_ = 256;
   std::vector<std::string> only_;
   std::vector<int64_t> sequences_;
+  bench::LengthsCase lengths_;
 };
 
 }  // namespace

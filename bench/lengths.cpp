@@ -115,7 +115,7 @@ class Lengths {
 
   void add(const std::string& what, int64_t length, Row row) {
     row.group = "lengths";
-    row.name = text(mixer_, ", ", what);
+    row.name = text(mixer_, ": ", what);
     row.shape = text(length);
     out_[mixer_][what][row.shape] = row.rate;
     bench_.add(std::move(row));

@@ -28,7 +28,8 @@ void synchronize(const Device& device);  // until all that is queued is done
 // "NVIDIA H200, compute capability 9.0, 132 multiprocessors, 139.8 GiB, driver 13.0, runtime 13.0"
 std::string describe(const Device& device);
 int multiprocessors(const Device& device);
-int64_t memory_bytes(const Device& device);  // of the whole card
+int compute_capability(const Device& device);  // 90 is 9.0
+int64_t memory_bytes(const Device& device);    // of the whole card
 
 // What core/memory.h does on a GPU.
 std::shared_ptr<std::byte> allocate_bytes(int64_t bytes, const Device& device);

@@ -146,6 +146,9 @@ std::string why_no_device() { return driver().problem; }
 Stream stream(const Device& device) { return gpu(device).stream; }
 void synchronize(const Device& device) { check(cudaStreamSynchronize(stream(device)), "wait for the GPU"); }
 int multiprocessors(const Device& device) { return gpu(device).properties.multiProcessorCount; }
+int compute_capability(const Device& device) {
+  return 10 * gpu(device).properties.major + gpu(device).properties.minor;
+}
 int64_t memory_bytes(const Device& device) { return static_cast<int64_t>(gpu(device).properties.totalGlobalMem); }
 
 LaunchLimits launch_limits() {

@@ -43,6 +43,10 @@ bool tiles_take(const AttentionForward& args) {
          rows_on(args.k, 16) && rows_on(args.v, 16) && rows_on(args.out, 4);
 }
 
+bool warpgroups_take(const AttentionForward& args) {
+  return args.sizes.p <= kMostWarpgroupWidth && compute_capability(args.q.device()) == 90;
+}
+
 }  // namespace
 
 AttentionTables::AttentionTables(const AttentionSizes& sizes, const Seqs& seqs, int64_t tokens, const Tensor& k) {
@@ -92,7 +96,8 @@ bool wants_lse(const AttentionForward& args) { return tiles_take(args) && args.s
 
 void attention_forward(const AttentionForward& args, Stream stream) {
   if (!args.lse && few_rows(args)) return attention_rows_forward(args, stream);
-  tiles_take(args) ? attention_tile_forward(args, stream) : attention_plain_forward(args, stream);
+  if (!tiles_take(args)) return attention_plain_forward(args, stream);
+  warpgroups_take(args) ? attention_warpgroup_forward(args, stream) : attention_tile_forward(args, stream);
 }
 
 void attention_backward(const AttentionBackward& args, Stream stream) {

@@ -47,6 +47,9 @@ Tensor key_pieces(const AttentionSizes& sizes, const Seqs& seqs, int64_t length,
 void attention_tile_forward(const AttentionForward&, Stream);
 constexpr int kMostBackwardWidth = 128;  // of a head, there
 void attention_tile_backward(const AttentionBackward&, Stream);
+// The same on compute capability 9.0 (attention_warpgroup_forward_sm90a.cu).
+constexpr int kMostWarpgroupWidth = 128;
+void attention_warpgroup_forward(const AttentionForward&, Stream);
 // Few rows behind many keys, rows on 16 bytes; leaves no lse (attention_rows_cuda.cu).
 void attention_rows_forward(const AttentionForward&, Stream);
 // For f32, and shapes that tensor cores do not take (attention_plain_cuda.cu).

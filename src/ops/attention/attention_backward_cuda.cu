@@ -207,9 +207,7 @@ void backward(const AttentionBackward& args, Stream stream) {
   const auto q = rows<const T>(args.q), dout = rows<const T>(args.dout);
   const auto k = key_rows<const T>(args.k), v = key_rows<const T>(args.v);
   const auto* lse = elements<const float>(args.lse);
-  const Tensor sums = Tensor::empty(args.lse.shape(), DType::f32, device);
-  launch(kName, shared_kernel<T>, dim3(blocks_of(divide_up(args.q.size(0) * args.sizes.heads, kTileWarps), 1)),
-         kTileThreads, stream, rows<const T>(args.out), dout, tables.places, elements<float>(sums));
+  const Tensor sums = attention_shared_sums(args, tables.places, stream);
 
   const Tensor of_keys = key_pieces(args.sizes, args.seqs, kKeys, device);
   launch(kName, keys_kernel<T, kP, kKeysM, kKeysN>, dim3(blocks_of(of_keys.size(0), args.sizes.groups)), kTileThreads,
@@ -234,6 +232,16 @@ void backward_of(const AttentionBackward& args, Stream stream) {
 }
 
 }  // namespace
+
+Tensor attention_shared_sums(const AttentionBackward& args, const AttentionPlaces& places, Stream stream) {
+  const Tensor sums = Tensor::empty(args.lse.shape(), DType::f32, args.q.device());
+  with_element(args.q.dtype(), "attention backward", [&]<class T>(T) {
+    launch("attention backward", shared_kernel<T>,
+           dim3(blocks_of(divide_up(args.q.size(0) * args.sizes.heads, kTileWarps), 1)), kTileThreads, stream,
+           rows<const T>(args.out), rows<const T>(args.dout), places, elements<float>(sums));
+  });
+  return sums;
+}
 
 void attention_tile_backward(const AttentionBackward& args, Stream stream) {
   args.q.dtype() == DType::bf16 ? backward_of<bf16>(args, stream) : backward_of<f16>(args, stream);

@@ -43,8 +43,8 @@ bool tiles_take(const AttentionForward& args) {
          rows_on(args.k, 16) && rows_on(args.v, 16) && rows_on(args.out, 4);
 }
 
-bool warpgroups_take(const AttentionForward& args) {
-  return args.sizes.p <= kMostWarpgroupWidth && compute_capability(args.q.device()) == 90;
+bool warpgroups_take(const AttentionSizes& sizes, const Device& device) {
+  return sizes.p <= kMostWarpgroupWidth && compute_capability(device) == 90;
 }
 
 }  // namespace
@@ -97,13 +97,16 @@ bool wants_lse(const AttentionForward& args) { return tiles_take(args) && args.s
 void attention_forward(const AttentionForward& args, Stream stream) {
   if (!args.lse && few_rows(args)) return attention_rows_forward(args, stream);
   if (!tiles_take(args)) return attention_plain_forward(args, stream);
-  warpgroups_take(args) ? attention_warpgroup_forward(args, stream) : attention_tile_forward(args, stream);
+  warpgroups_take(args.sizes, args.q.device()) ? attention_warpgroup_forward(args, stream)
+                                               : attention_tile_forward(args, stream);
 }
 
 void attention_backward(const AttentionBackward& args, Stream stream) {
   const bool tiles = args.lse && rows_on(args.dout, 16) && rows_on(args.out, 4) && rows_on(args.dq, 4) &&
                      rows_on(args.dk, 4) && rows_on(args.dv, 4);
-  tiles ? attention_tile_backward(args, stream) : attention_plain_backward(args, stream);
+  if (!tiles) return attention_plain_backward(args, stream);
+  warpgroups_take(args.sizes, args.q.device()) ? attention_warpgroup_backward(args, stream)
+                                               : attention_tile_backward(args, stream);
 }
 
 }  // namespace ssm::cuda

@@ -50,6 +50,9 @@ void attention_tile_backward(const AttentionBackward&, Stream);
 // The same on compute capability 9.0 (attention_warpgroup_forward_sm90a.cu).
 constexpr int kMostWarpgroupWidth = 128;
 void attention_warpgroup_forward(const AttentionForward&, Stream);
+void attention_warpgroup_backward(const AttentionBackward&, Stream);
+// f32 (m, t): the sum of (6), which is dout . out.
+Tensor attention_shared_sums(const AttentionBackward&, const AttentionPlaces&, Stream);
 // Few rows behind many keys, rows on 16 bytes; leaves no lse (attention_rows_cuda.cu).
 void attention_rows_forward(const AttentionForward&, Stream);
 // For f32, and shapes that tensor cores do not take (attention_plain_cuda.cu).

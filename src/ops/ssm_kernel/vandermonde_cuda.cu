@@ -109,7 +109,7 @@ void vandermonde_backward(const SsmKernelBackward& args, Stream stream) {
   const int64_t wanted =
       std::clamp<int64_t>(divide_up(kWantedThreads * multiprocessors(device), threads), 1, kMostRanges);
   const int64_t leaps = divide_up(all_leaps, wanted), ranges = divide_up(all_leaps, leaps);
-  const Tensor sums = Tensor::empty({2, ranges, n, e, 2}, DType::f64, device);
+  const Tensor sums = Tensor::empty({2 * ranges, n, e, 2}, DType::f64, device);
   Exact* const plain = reinterpret_cast<Exact*>(elements<double>(sums));
   Exact* const weighted = plain + ranges * n * e;
   const dim3 grid(static_cast<unsigned>(divide_up(e, kLanes)), static_cast<unsigned>(divide_up(n, kModes)),

@@ -134,7 +134,7 @@ TEST(GpuStepsCuda, AReplayedStepOfEveryMixerIsTheStep) {
     for (const DType dtype : {DType::f32, DType::bf16})
       expect_graph_changes_nothing(
           {.model = text(R"({"d_model": 64, "n_layer": 2, "vocab_size": 40, "d_intermediate": 64,
-          "attn_layer_idx": [0, 1], "attn_cfg": {"num_heads": 4, )",
+          "attn_layer_idx": [0, 1], "attn_cfg": {"causal": true, "num_heads": 4, )",
                          positions, "}}"),
            .dtype = dtype},
           positions);

@@ -17,9 +17,8 @@ namespace {
 using Number = Complex<float>;
 constexpr int kTile = 32, kTileRows = 8;  // transposed at once: tokens by channels; threads' y
 constexpr int kMostSequences = 64;        // of a piece: they are arguments of its kernels
-// Of transforms that a piece holds, so that the next kernel finds in the second-level cache (50 MB on an H200) what
-// the one before left.
-constexpr int64_t kPieceBytes = int64_t{32} << 20;
+// Of transforms that a piece holds: enough to fill a GPU with every kernel (README.md has the times of less).
+constexpr int64_t kPieceBytes = int64_t{256} << 20;
 
 // Some sequences of one padded length: rows [begin, begin + length) of the packed tensors.
 struct Pieces {
